@@ -1,0 +1,126 @@
+"""Batches: which images make one, and the processes that read them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from engine.augment import Augmentation
+from engine.coco import Split
+from engine.images import ImageError, read_rgb
+from engine.masks import MaskCache
+
+Item = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
+Key = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """images uint8 (N, H, W, 3) RGB; labels uint8 (N, H, W), 255 is ignored; indices int64 (N) into the split."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class SegmentationData(Dataset[Item]):
+    """The images and label maps of a split. Asked by (epoch, index), so that augmentation depends on nothing else.
+
+    It holds no list of annotations: loader workers would each grow their own copy of one.
+    """
+
+    def __init__(self, split: Split, masks: MaskCache, augmentation: Augmentation | None) -> None:
+        paths = [path.encode() for path in split.paths()]
+        self._paths = np.frombuffer(b"".join(paths), np.uint8)
+        self._ends = np.cumsum([len(path) for path in paths])
+        self.sizes = split.sizes
+        self.masks = masks
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def path(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return bytes(self._paths[start : self._ends[index]]).decode()
+
+    def __getitem__(self, key: Key) -> Item:
+        """Raises ImageError where the file is gone, damaged, or no longer of the json's size."""
+        epoch, index = key
+        image = read_rgb(self.path(index))
+        labels = self.masks[index]
+        if image.shape[:2] != labels.shape:
+            raise ImageError(f"{self.path(index)} is {image.shape[:2]} (height, width) but the json says {labels.shape}")
+        if self.augmentation is not None:
+            image, labels = self.augmentation(image, labels, epoch, index)
+        return image, labels, index
+
+
+class TrainingBatches(Sampler[list[Key]]):
+    """The batches of one epoch in an order drawn from (seed, epoch); the last short one is dropped.
+
+    Set `epoch` and `first` before iterating: an epoch can be entered at any batch, without reading those before it.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.epoch, self.first = 1, 0
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size - self.first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images).tolist()
+        for batch in range(self.first, self.images // self.batch_size):
+            yield [(self.epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+
+
+class ValidationBatches(Sampler[list[Key]]):
+    """Every image once; images of one size share a batch, so that none has to be changed."""
+
+    def __init__(self, sizes: NDArray[np.int32], batch_size: int) -> None:
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, size in enumerate(sizes.tolist()):
+            by_size.setdefault(tuple(size), []).append(index)
+        self.batches = [
+            [(0, index) for index in group[start : start + batch_size]] for group in by_size.values() for start in range(0, len(group), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Item]:
+    """Yields Batch. Its own generator: iterating would otherwise draw from torch's global one and change training."""
+    return DataLoader(
+        data,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),
+    )
+
+
+def _stack(items: Sequence[Item]) -> Batch:
+    images, labels, indices = zip(*items, strict=True)
+    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(indices))
+
+
+def _start_worker(_: int) -> None:
+    """A signal to the whole group must not end the workers before the trainer has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)

@@ -1,0 +1,216 @@
+"""The events of a run, their one-line JSON form, and the log that holds them.
+
+A run is told as a sequence of events. The worker appends each to `events.jsonl` (the truth) and offers it to a queue
+(the fast path). NaN and infinity are written as null and read as None: a gap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+State = Literal["queued", "running", "finished", "stopped", "failed", "lost"]
+Number = float | None
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Event(msgspec.Struct, kw_only=True, tag_field="type", tag=_snake_case):
+    """`seq` counts from 1 without gaps within a run (also across resumes); `time` is in unix seconds."""
+
+    seq: int = 0
+    time: float = 0.0
+
+
+class Toggles(msgspec.Struct, frozen=True):
+    debug: bool = False
+    deterministic: bool = False
+    private: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join(name for name in self.__struct_fields__ if getattr(self, name)) or "none"
+
+
+class Images(msgspec.Struct, frozen=True):
+    train: int
+    val: int
+
+
+class RunStarted(Event):
+    """`resumed_step` is 0 for a fresh run; a reader drops the steps after it, and the epochs past it, told before."""
+
+    run: str
+    preset: str
+    classes: list[str]
+    epochs: int
+    steps_per_epoch: int
+    device: str
+    world_size: int
+    images: Images
+    toggles: Toggles
+    model: str = ""
+    encoder_weights: str | None = None
+    parameters: int = 0
+    precision: str = "fp32"
+    resumed_step: int = 0
+
+
+class Step(Event):
+    """One optimiser step. `step` counts from 1 over the whole run, `data_wait` is a share of the step's time, 0..1."""
+
+    epoch: int
+    step: int
+    loss: Number
+    lr: Number
+    images_per_s: Number
+    data_wait: Number
+
+
+class Epoch(Event):
+    """The training set over one epoch, as the model saw it while learning. Arrays go by class."""
+
+    epoch: int
+    loss: Number
+    mIoU: Number
+    IoU: list[Number]
+    acc: list[Number]
+    pixel_acc: Number = None
+    mean_acc: Number = None
+    fwavacc: Number = None
+
+
+class Validation(Event):
+    """The validation set after an epoch. Arrays go by class; `support` counts labelled pixels."""
+
+    epoch: int
+    loss: Number
+    acc: Number
+    mean_acc: Number
+    mIoU: Number
+    fwavacc: Number
+    IoU: list[Number]
+    class_acc: list[Number]
+    support: list[int]
+    best: bool
+    best_epoch: int
+    best_mIoU: Number
+
+
+class Checkpoint(Event):
+    kind: Literal["best", "interval", "last", "resume"]
+    path: str
+    epoch: int
+    mIoU: Number
+
+
+class Progress(Event):
+    task: str
+    done: int
+    total: int
+    per_s: Number
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """Shares in 0..1, temperature in degrees Celsius, power in watts."""
+
+    util: Number
+    memory: Number
+    temperature: Number
+    power: Number
+
+
+class System(Event):
+    """The machine every two seconds, and so the run's heartbeat. Shares in 0..1."""
+
+    cpu: Number
+    ram: Number
+    gpu: list[Gpu]
+
+
+class Message(Event):
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
+class RunEnded(Event):
+    state: State
+    error: str | None = None
+    traceback: str | None = None
+
+
+AnyEvent = RunStarted | Step | Epoch | Validation | Checkpoint | Progress | System | Message | RunEnded
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent) -> bytes:
+    """One line of JSON, without its newline."""
+    return _encoder.encode(event)
+
+
+def decode(line: bytes) -> AnyEvent:
+    """The event of one line. Raises msgspec.DecodeError (a ValueError) for anything else."""
+    return _decoder.decode(line)
+
+
+class EventLog:
+    """Appends events to a file: one writer, one `write` a line, so that a reader sees whole lines.
+
+    Opening an existing log cuts off a torn last line and goes on after the last sequence number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.last_seq = 0
+        if path.exists():
+            reader = EventReader(path)
+            for event in reader.read():
+                self.last_seq = max(self.last_seq, event.seq)
+            os.truncate(path, reader.offset)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def append(self, event: AnyEvent) -> None:
+        """Raises OSError where the line cannot be written whole (a full disk)."""
+        line = encode(event) + b"\n"
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            os.write(self._descriptor, line[written:])
+        self.last_seq = event.seq
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class EventReader:
+    """Reads a log as it grows. A torn last line is the end, for now; a line that is no event is counted and passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.unreadable = 0
+
+    def read(self, limit_bytes: int | None = None) -> list[AnyEvent]:
+        """Whole lines since the last call, at most about `limit_bytes` of them. A log not yet there is empty."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                block = file.read(limit_bytes)
+                if limit_bytes is not None and block and b"\n" not in block:
+                    block += file.readline()
+        except FileNotFoundError:
+            return []
+        whole = block[: block.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            try:
+                events.append(decode(line))
+            except ValueError:
+                self.unreadable += 1
+        return events

@@ -1,0 +1,107 @@
+"""Reading an image file as what a person sees: RGB, upright, 8 bits, transparency over white; or an error that names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+EXIF_ORIENTATION = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND\xaeB`\x82"
+PNG_GREY, PNG_RGB = 0, 2  # colour types without palette and alpha
+
+
+class ImageError(Exception):
+    """An image that is missing, truncated or no image. The message names the file."""
+
+
+def read_rgb(path: Path | str) -> NDArray[np.uint8]:
+    """The image as uint8 (H, W, 3), RGB. Raises ImageError.
+
+    OpenCV is fastest but returns a truncated file as a whole image with a grey half, and drops alpha: it reads the
+    files that are known to be whole and opaque, Pillow all others.
+    """
+    content = _content(path)
+    if _is_whole_opaque(content):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise ImageError(f"{path} cannot be decoded as an image")
+        return cast(NDArray[np.uint8], image)
+    return _read_with_pillow(path, content)
+
+
+def displayed_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) as shown, after EXIF rotation, from the header alone. Raises ImageError.
+
+    A JPEG or PNG whose end is missing is found here too, without decoding it.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            kind = image.format
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        height, width = read_rgb(path).shape[:2]
+        return height, width
+    if kind in ("JPEG", "PNG") and not _has_end(path, kind):
+        read_rgb(path)
+    return (width, height) if turned else (height, width)
+
+
+def _content(path: Path | str) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from None
+    if not content:
+        raise ImageError(f"{path} is empty")
+    return content
+
+
+def _is_whole_opaque(content: bytes) -> bool:
+    if content.startswith(b"\xff\xd8\xff"):
+        return content.endswith(b"\xff\xd9")
+    if content.startswith(PNG_SIGNATURE):
+        return content.endswith(PNG_END) and content[25] in (PNG_GREY, PNG_RGB) and b"tRNS" not in content[:4096]
+    return False
+
+
+def _has_end(path: Path | str, kind: str) -> bool:
+    ending = PNG_END if kind == "PNG" else b"\xff\xd9"
+    with open(path, "rb") as file:
+        file.seek(-min(len(ending), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read() == ending
+
+
+def _read_with_pillow(path: Path | str, content: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError:
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if decoded is None:
+            raise ImageError(f"{path} is not an image that can be read") from None
+        return cast(NDArray[np.uint8], decoded)
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} is too large to be read safely") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path} is damaged or cut off: {error}") from None
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image).astype(np.float64)
+        grey = np.clip(grey / 257 if grey.max(initial=0) > 255 else grey, 0, 255).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,215 @@
+"""Loading a preset: files that extend each other, overrides, and every mistake in them at once.
+
+The order in which a value is decided: the preset's bases, the preset, the variable SEGTUI_DATA (for `data.root`),
+then `--set` from left to right. Tables merge, arrays replace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from engine.errors import Problem, RequestError, did_you_mean
+from engine.preset_check import check
+from engine.schema import Preset
+from engine.toml_lines import KeyPath, key_lines
+
+BUILT_IN = Path(__file__).parent.parent / "presets"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One source of values: a file, a variable or an override. `text` is the file's where it is TOML."""
+
+    name: str
+    table: dict[str, Any]
+    text: str = ""
+
+    @cached_property
+    def lines(self) -> dict[KeyPath, int]:
+        return key_lines(self.text)
+
+    def has(self, path: KeyPath) -> bool:
+        return _find(self.table, path) is not None
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Preset:
+    """The resolved preset of a file, or of a built-in preset's name. Raises RequestError with every mistake found."""
+    environment = os.environ if environment is None else environment
+    file = find(path)
+    layers = _read_chain(file)
+    if root := environment.get("SEGTUI_DATA"):
+        layers.append(Layer("SEGTUI_DATA", {"data": {"root": root}}))
+    merged = _merge(layers)
+    for override in overrides:
+        layers.append(_override(override, merged))
+        merged = _merge(layers)
+    if isinstance(merged.get("loss"), dict):
+        merged["loss"] = [merged["loss"]]
+    preset = _validated(merged, layers)
+    root = preset.data.root if preset.data.root == "sample" else str(Path(preset.data.root).expanduser().absolute())
+    return preset.model_copy(
+        update={
+            "name": preset.name or file.stem,
+            "data": preset.data.model_copy(update={"root": root}),
+            "scheduler": None if preset.scheduler and preset.scheduler.type == "none" else preset.scheduler,
+        }
+    )
+
+
+def find(path: Path | str) -> Path:
+    """The file that a path or a built-in preset's name means. Raises RequestError where there is none."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise RequestError(Problem("is a folder, not a preset", file=str(path), fix=f"name a file in it, such as {file / 'pan.toml'}"))
+    built_in = {preset.stem: preset for preset in BUILT_IN.glob("*.toml") if preset.stem != "base"}
+    if str(path) in built_in:
+        return built_in[str(path)]
+    beside = [each.name for each in (file.parent.glob("*") if file.parent.is_dir() else ()) if each.suffix in (".toml", ".py")]
+    hint = did_you_mean(file.name, beside or built_in) if file.suffix else did_you_mean(file.name, built_in)
+    raise RequestError(Problem("there is no such preset", file=str(path), fix=hint or "give a .toml or .py file"))
+
+
+def to_toml(preset: Preset) -> str:
+    """The preset as TOML; `load` of it gives the same preset."""
+    return tomli_w.dumps(preset.model_dump(exclude_none=True))
+
+
+def from_dict(table: dict[str, Any]) -> Preset:
+    """A preset that `model_dump` gave, as it travels between processes and in checkpoints."""
+    return Preset.model_validate(table)
+
+
+def _read_chain(file: Path) -> list[Layer]:
+    """The preset's layers, bases first."""
+    layers: list[Layer] = []
+    chain: list[Path] = []
+    while True:
+        if file.resolve() in chain:
+            raise RequestError(Problem("extends itself", file=layers[-1].name, key="extends", line=layers[-1].lines.get(("extends",))))
+        chain.append(file.resolve())
+        layer = _read(file)
+        layers.append(layer)
+        base = layer.table.pop("extends", None)
+        if base is None:
+            return layers[::-1]
+        line = layer.lines.get(("extends",))
+        if not isinstance(base, str):
+            raise RequestError(Problem("wants a file name", file=layer.name, key="extends", line=line, fix='write extends = "base.toml"'))
+        file = file.parent / base
+        if not file.is_file():
+            beside = [each.name for each in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+            raise RequestError(
+                Problem(f"there is no file {base!r} beside it", file=layer.name, key="extends", line=line, fix=did_you_mean(base, beside))
+            )
+
+
+def _read(file: Path) -> Layer:
+    if file.suffix == ".py":
+        from engine.baseline import read_python_preset
+
+        return Layer(str(file), read_python_preset(file))
+    try:
+        text = file.read_bytes().decode()
+        return Layer(str(file), tomllib.loads(text), text)
+    except UnicodeDecodeError as error:
+        raise RequestError(Problem(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=str(file))) from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", str(error))
+        line = int(at[1]) if at and at[1] else None
+        message = str(error)[: at.start()] if at else str(error)
+        raise RequestError(Problem(f"is not TOML: {message}", file=str(file), line=line)) from None
+    except OSError as error:
+        raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
+
+
+def _override(text: str, merged: dict[str, Any]) -> Layer:
+    """`a.b=VALUE` as a layer. A value that is not TOML is taken as text, since a shell eats the quotes."""
+    name = f"--set {text}"
+    key, equals, value_text = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+        raise RequestError(Problem("is not KEY=VALUE", file=name, fix="write for example --set train.epochs=10"))
+    try:
+        value = tomllib.loads(f"value = {value_text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = value_text.strip()
+    path: KeyPath = tuple(int(part) if part.isdigit() else part for part in parts)
+    if path[0] == "loss" and len(path) > 1 and isinstance(path[1], str) and isinstance(merged.get("loss"), list):
+        raise RequestError(Problem("the preset has several losses", file=name, fix="name one by its number, as in loss.0.weight"))
+    return Layer(name, _nested(path, value, merged, name))
+
+
+def _nested(path: KeyPath, value: Any, present: Any, name: str) -> Any:
+    """`value` at `path`; an array is copied from what is present, because arrays replace."""
+    if not path:
+        return value
+    head, *rest = path
+    if isinstance(head, int):
+        if not isinstance(present, list) or head >= len(present):
+            raise RequestError(Problem(f"there is no item {head}", file=name, fix="items of an array count from 0"))
+        changed = _nested(tuple(rest), value, present[head], name)
+        item = _merged(present[head], changed) if isinstance(changed, dict) else changed
+        return [*present[:head], item, *present[head + 1 :]]
+    inner = present.get(head) if isinstance(present, dict) else None
+    return {head: _nested(tuple(rest), value, inner, name)}
+
+
+def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merged(merged, layer.table)
+    return merged
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+
+
+def _validated(merged: dict[str, Any], layers: Sequence[Layer]) -> Preset:
+    found = check(merged)
+    try:
+        preset = Preset.model_validate(merged)
+    except ValidationError:
+        preset = None
+    if preset is not None and not found:
+        return preset
+    problems = [_located(path, message, fix, layers) for path, message, fix in found]
+    raise RequestError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0, problem.key)))
+
+
+def _located(path: KeyPath, message: str, fix: str, layers: Sequence[Layer]) -> Problem:
+    """The problem with the place that set the key: the last layer that has it, or the longest part of its path."""
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, path)))
+    one_loss = not any(isinstance(layer.table.get("loss"), list) for layer in layers)
+    if one_loss and path[:2] == ("loss", 0):
+        path, key = ("loss", *path[2:]), key.replace("loss[0]", "loss")
+    for length in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            if layer.has(path[:length]):
+                return Problem(message, layer.name, key, layer.lines.get(path[:length]) if layer.text else None, fix)
+    return Problem(message, [layer for layer in layers if layer.name != "SEGTUI_DATA" and not layer.name.startswith("--set")][-1].name, key, None, fix)
+
+
+def _find(table: Any, path: KeyPath) -> Any:
+    for part in path:
+        if isinstance(part, int) and isinstance(table, list) and part < len(table):
+            table = table[part]
+        elif isinstance(part, str) and isinstance(table, dict) and part in table:
+            table = table[part]
+        else:
+            return None
+    return table

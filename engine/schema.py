@@ -1,0 +1,164 @@
+"""The preset as a typed model. The text under a field is what help and forms show for it.
+
+A component's table names a class (`type`) and gives that class's own arguments; those are checked against the
+libraries' signatures in `engine.preset`, not here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Component(Table, extra="allow"):
+    type: str
+    """The class's name in its own library."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The class's own arguments: every key that is not one of the table's own."""
+        return dict(self.model_extra or {})
+
+
+class ModelTable(Component):
+    """The network: any architecture of segmentation-models-pytorch."""
+
+    encoder_name: str
+    """An encoder of segmentation-models-pytorch, or timm's as "tu-..."."""
+    encoder_weights: str = "auto"
+    """"auto": ImageNet where it can be had, else from scratch with a warning. "imagenet" (or another set's name) insists. "none": from scratch."""
+
+
+class DataTable(Table):
+    """The data set and how it is read."""
+
+    root: str = "sample"
+    """A folder, or "sample": the built-in set. The variable SEGTUI_DATA overrides it."""
+    train: str = "train.json"
+    """COCO json of the training split, relative to root."""
+    val: str = "val.json"
+    """COCO json of the validation split, relative to root."""
+    test: str = "test.json"
+    """COCO json of the test split, relative to root."""
+    background: Literal["class", "ignore"] = "class"
+    """"class": class 0 is Background. "ignore": pixels without annotation are 255 and count nowhere."""
+    overlap: Literal["area", "vertices"] = "area"
+    """Painting order of annotations: largest area first, or the original baseline's fewest vertices first."""
+    batch_size: Positive = 8
+    """Images in one step."""
+    workers: NotNegative = 4
+    """Data-loader processes; 0 reads in the training process."""
+    image_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """[height, width] of a training image. Needed where training images differ in size; validation is at full size."""
+    fit: Literal["resize", "crop"] = "resize"
+    """How a training image comes to image_size: scaled, or a random crop (padded with ignored pixels where too small)."""
+
+
+class AugmentTable(Table):
+    """Augmentation of the training images, by albumentations. Validation images are never augmented."""
+
+    train: list[Component] = []
+    """Transforms in order, each with its own arguments."""
+
+
+class LossTable(Component):
+    """One loss of torch.nn or segmentation_models_pytorch.losses. Several tables make a weighted sum."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its weight in the sum."""
+    class_weights: Literal["auto"] | list[Annotated[float, Field(ge=0)]] | None = None
+    """A weight per class, or "auto": from the training set's pixel counts."""
+
+
+class OptimizerTable(Component):
+    """Any optimizer of torch.optim."""
+
+
+class SchedulerTable(Component):
+    """A scheduler of torch.optim.lr_scheduler; type "none" or no table: a constant rate."""
+
+    interval: Literal["step", "epoch"] = "epoch"
+    """What one step of the schedule is."""
+
+
+class TrainTable(Table):
+    """The loop."""
+
+    epochs: Positive = 50
+    """Passes over the training set."""
+    val_every: Positive = 1
+    """Epochs between validations; the last epoch is always validated."""
+    save_interval: NotNegative = 3
+    """Epochs between kept checkpoints epoch_NNN; 0 keeps none beside best and last."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """"auto": bf16 where the GPU has it, else fp32."""
+    seed: Seed = 21
+    """Seeds weights, order and augmentation."""
+    accumulate: Positive = 1
+    """Batches whose gradients make one optimizer step."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights, which is then what is validated and saved; 0 is off."""
+    patience: NotNegative = 0
+    """Validations without a better mIoU after which training ends; 0 never ends early."""
+    warmup_steps: NotNegative = 0
+    """Optimizer steps over which the rate rises linearly to its value."""
+    compile: bool = False
+    """torch.compile; the first step takes minutes on a CPU."""
+
+
+class DebugTable(Table):
+    """The subset of a debug run."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the training and validation images."""
+    seed: Seed = 21
+    """Seeds the draw, apart from train.seed."""
+
+
+class WandbTable(Table):
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """"auto": online where credentials and network are, else offline; never a prompt."""
+    project: str = "segtui"
+    """Project on W&B."""
+    entity: str = ""
+    """Your own entity, used with the private toggle."""
+    team_entity: str = ""
+    """The team's entity, used without it."""
+    run_name: str = ""
+    """Name on W&B; the run folder's name where empty."""
+    tags: list[str] = []
+    """Tags on W&B."""
+
+
+class Preset(Table):
+    """A whole preset."""
+
+    name: str = ""
+    """Shown for the preset; the file's name where empty."""
+    model: ModelTable
+    data: DataTable = DataTable()
+    augment: AugmentTable = AugmentTable()
+    loss: Annotated[list[LossTable], Field(min_length=1)]
+    optimizer: OptimizerTable
+    scheduler: SchedulerTable | None = None
+    train: TrainTable = TrainTable()
+    debug: DebugTable = DebugTable()
+    wandb: WandbTable = WandbTable()
+
+    @property
+    def run_name(self) -> str:
+        """Architecture and encoder, as a run's folder is named: `PAN-efficientnet-b3`."""
+        return f"{self.model.type}-{self.model.encoder_name}".replace("/", "_")
