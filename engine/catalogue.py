@@ -23,10 +23,11 @@ from platformdirs import user_cache_path
 from engine import atomic
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations")
-FORMAT = 2
+FORMAT = 3
 
 # torch.nn has many losses; these take logits (N, C, H, W) and class indices, directly or through a known conversion.
 TORCH_LOSSES = ("CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss")
+NOT_LOSSES = {"MCCLoss"}  # two classes only
 # Those that need a closure, or only sparse gradients, cannot drive this loop.
 NOT_OPTIMIZERS = {"Optimizer", "LBFGS", "SparseAdam"}
 # Those built from functions or from other schedulers cannot be written in a table.
@@ -114,7 +115,7 @@ def print_libraries() -> None:
     base = torch.optim.lr_scheduler.LRScheduler
     transforms = _classes(albumentations, (albumentations.BasicTransform, albumentations.BaseCompose), NOT_TRANSFORMS)
     transforms = {name: kind for name, kind in transforms.items() if not issubclass(kind, albumentations.Transform3D)}
-    losses = {name: getattr(torch.nn, name) for name in TORCH_LOSSES} | _classes(smp.losses, torch.nn.Module, set())
+    losses = {name: getattr(torch.nn, name) for name in TORCH_LOSSES} | _classes(smp.losses, torch.nn.Module, NOT_LOSSES)
     content = Catalogue(
         models=_arguments("models", {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}),
         losses=_arguments("losses", losses),

@@ -43,7 +43,7 @@ class Images(msgspec.Struct, frozen=True):
 
 
 class RunStarted(Event):
-    """`resumed_step` is 0 for a fresh run; a reader drops the steps after it, and the epochs past it, told before."""
+    """`resumed_step` and `resumed_epoch` are 0 for a fresh run; a reader drops what was told before of later steps and epochs."""
 
     run: str
     preset: str
@@ -59,6 +59,7 @@ class RunStarted(Event):
     parameters: int = 0
     precision: str = "fp32"
     resumed_step: int = 0
+    resumed_epoch: int = 0
 
 
 class Step(Event):

@@ -17,7 +17,7 @@ def confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor, classes: i
     `labels` and `predictions` are uint8 of one shape; pixels labelled 255 are not counted. Nothing waits for a GPU.
     """
     bins = classes * classes
-    kind = torch.uint8 if bins < 256 else torch.int32
+    kind = torch.uint8 if bins < 2**8 else torch.int16 if bins < 2**15 else torch.int32
     cell = labels.to(kind) * classes + predictions.to(kind)
     cell = torch.where(labels == IGNORED, bins, cell).flatten()
     return _count(cell, bins + 1)[:bins].view(classes, classes)
@@ -97,3 +97,12 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 def _listed(values: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
+
+
+def image_mIoU(matrices: torch.Tensor) -> torch.Tensor:  # noqa: N802  the field's own name
+    """int64 (N, C, C) to float32 (N,): each image's mean IoU over the classes in its labels or prediction; 1 where none is."""
+    hits = matrices.diagonal(dim1=1, dim2=2).float()
+    union = (matrices.sum(dim=1) + matrices.sum(dim=2)).float() - hits
+    present = union > 0
+    total = torch.where(present, hits / union.clamp_min(1), 0).sum(dim=1)
+    return torch.where(present.any(dim=1), total / present.sum(dim=1).clamp_min(1), 1)

@@ -35,10 +35,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gone:
-    """An argument that has no successor. At one of its `idle` values it did nothing, and can be left out."""
+    """An argument that has no successor. At one of its `idle` values it did nothing; without any it never did anything here."""
 
-    idle: tuple[Any, ...]
-    fix: str
+    idle: tuple[Any, ...] = ()
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,14 +220,14 @@ RULES: dict[str, Rule] = {
     "Perspective": Rule(renames={"pad_mode": "border_mode", "pad_val": "fill", "mask_pad_val": "fill_mask"}),
     "PiecewiseAffine": Rule(
         renames=_CVAL,
-        gone={"keypoints_threshold": Gone((), "leave it out: it only concerned keypoints")},
+        gone={"keypoints_threshold": Gone()},
         values={"border_mode": _SKIMAGE_BORDER},
     ),
     "RandomBrightness": Rule(becomes="RandomBrightnessContrast", renames={"limit": "brightness_limit"}, added={"contrast_limit": 0}),
     "RandomContrast": Rule(becomes="RandomBrightnessContrast", renames={"limit": "contrast_limit"}, added={"brightness_limit": 0}),
     "RandomCrop": Rule(renames=_PAD_CVAL),
     "RandomFog": Rule(pairs={"fog_coef_range": Pair("fog_coef_lower", "fog_coef_upper", 0.3, 1)}),
-    "RandomGamma": Rule(gone={"eps": Gone((None,), "leave it out: it has had no effect since albumentations 0.5")}),
+    "RandomGamma": Rule(gone={"eps": Gone()}),
     "RandomRain": Rule(
         pairs={"slant_range": Pair("slant_lower", "slant_upper", -10, 10)},
         values={"rain_type": {None: "default"}},

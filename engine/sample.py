@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pycocotools import mask as coco_mask
 
     Array = NDArray[np.float64]
-    Colour = Array | tuple[float, float, float]
 
 FORMAT = 1
 SIZE = 256
@@ -157,30 +156,34 @@ class Thing(NamedTuple):
 def _arrange(rng: np.random.Generator, index: int) -> list[Thing]:
     """Three to eight things that overlap without hiding each other."""
     count = int(rng.integers(3, 9))
-    total = sum(kind.common for kind in KINDS)
-    chosen = rng.choice(len(KINDS), count, p=[kind.common / total for kind in KINDS])
+    common = np.array([kind.common for kind in KINDS])
+    chosen = rng.choice(len(KINDS), count, p=common / common.sum())
     # In turn, from the rare ones on: every class occurs in every split, the rare ones at least twice.
     chosen[0] = (index + 8) % len(KINDS)
     things: list[Thing] = []
     for number in chosen:
         for _ in range(40):
             thing = _place(rng, KINDS[number], zoom=1.15 - 0.045 * count)
-            if all(np.count_nonzero(thing.mask & other.mask) < 0.35 * min(thing.area, other.area) for other in things):
+            if not any(_contend(thing, other) for other in things):
                 break
         things.append(thing)
     return things
 
 
+def _contend(one: Thing, other: Thing) -> bool:
+    """Whether one hides too much of the other, or equal areas leave open which lies on top."""
+    return bool(one.area == other.area or np.count_nonzero(one.mask & other.mask) > 0.35 * min(one.area, other.area))
+
+
 def _place(rng: np.random.Generator, kind: Kind, zoom: float) -> Thing:
     half = kind.half * zoom * rng.uniform(0.85, 1.15)
     angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    to_pixels = turn * [half * kind.width * rng.uniform(0.9, 1.1), half]
+    sides = [half * kind.width * rng.uniform(0.9, 1.1), half]
+    to_pixels = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * sides
     centre = rng.uniform(0.55 * half, SIZE - 0.55 * half, 2)
-    outline = kind.corners + rng.uniform(-kind.jitter, kind.jitter, (len(kind.corners), 2))
-    pieces = [outline]
+    pieces = [kind.corners + rng.uniform(-kind.jitter, kind.jitter, (len(kind.corners), 2))]
     if rng.random() < kind.torn:
-        pieces = [_cut(outline, 1, -0.05, -1) + rng.uniform(-0.1, 0.1, 2) * [1, 0], _cut(outline, 1, 0.05, 1)]
+        pieces = [_cut(pieces[0], 1, -0.05, -1) + rng.uniform(-0.1, 0.1, 2) * [1, 0], _cut(pieces[0], 1, 0.05, 1)]
     pieces = [piece @ to_pixels.T + centre for piece in pieces]
     for axis, border, side in ((0, 0, 1), (0, SIZE, -1), (1, 0, 1), (1, SIZE, -1)):
         pieces = [_cut(piece, axis, border, side) for piece in pieces]
@@ -209,8 +212,7 @@ def _photograph(rng: np.random.Generator, things: list[Thing]) -> NDArray[np.uin
     for thing in sorted(things, key=lambda thing: -thing.area):
         _lay_down(image, thing, sun, rng)
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
-    slope = rng.uniform(-0.16, 0.16, 2)
-    light = rng.uniform(0.9, 1.08) + slope[0] * x + slope[1] * y - 0.07 * (x * x + y * y)
+    light = rng.uniform(0.9, 1.08) + rng.uniform(-0.16, 0.16) * x + rng.uniform(-0.16, 0.16) * y - 0.07 * (x * x + y * y)
     exposed = cv2.GaussianBlur(image * light[..., None] * rng.uniform(0.96, 1.04, 3), (0, 0), 0.55)
     return np.asarray((exposed + rng.normal(0, 2.5, image.shape)).round().clip(0, 255), np.uint8)
 
@@ -222,15 +224,12 @@ def _lay_down(image: Array, thing: Thing, sun: NDArray[np.int_], rng: np.random.
     right, bottom = np.minimum(corners.max(axis=0).astype(int) + 16, SIZE)
     part = image[top:bottom, left:right]
 
-    # In COCO a pixel's centre is at .5, in OpenCV at .0.
-    shape = np.zeros(part.shape[:2], np.uint8)
-    for polygon in thing.polygons:
-        points = np.reshape(polygon, (-1, 2)) - [left + 0.5, top + 0.5]
-        cv2.fillPoly(shape, [(points * 16).round().astype(np.int32)], 255, cv2.LINE_AA, shift=4)
-    cover = shape / 255.0
+    # The label itself, softened: what shows more than half is exactly what is labelled.
+    cover = cv2.GaussianBlur(thing.mask[top:bottom, left:right].astype(float), (0, 0), 0.6, borderType=cv2.BORDER_REPLICATE)
     soft = cv2.GaussianBlur(cover, (0, 0), 4, borderType=cv2.BORDER_REPLICATE)
     shadow = np.pad(soft, 6, mode="edge")[6 - sun[0] :, 6 - sun[1] :][: soft.shape[0], : soft.shape[1]]
 
+    # In COCO a pixel's centre is at .5.
     y, x = np.mgrid[top:bottom, left:right] + 0.5
     u, v = (row[0] * x + row[1] * y + row[2] for row in thing.to_square)
     colour, opacity = thing.kind.paint(u, v, rng)
@@ -255,7 +254,7 @@ def _between(x: Array, low: float, high: float, soft: float = 0.04) -> Array:
     return np.asarray(np.clip((x - low) / soft + 0.5, 0, 1) * np.clip((high - x) / soft + 0.5, 0, 1))
 
 
-def _mix(under: Colour, over: Colour, share: Array) -> Array:
+def _mix(under: Array | tuple[float, ...], over: Array | tuple[float, ...], share: Array) -> Array:
     return np.asarray(np.asarray(under) + np.subtract(over, under) * share[..., None])
 
 
@@ -279,9 +278,8 @@ def _paint_paper(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, f
     words = rng.random((20, 20)) < 0.8
     row, column = (np.floor((axis + 1) * 10).astype(int).clip(0, 19) for axis in (v, u))
     text = words[row, column] * _between((v + 1) * 10 - row, 0.25, 0.65, 0.3) * (np.abs(u) < 0.75) * (np.abs(v) < 0.8)
-    colour = _mix(_rgb(rng.uniform(0.1, 0.16), 0.07, 0.95), (95, 95, 105), 0.75 * text)
-    crease = 1 - 0.1 * (u * rng.uniform(-0.6, 0.6) + v > rng.uniform(-0.3, 0.3))
-    return colour * crease[..., None], 1.0
+    colour = _mix(_rgb(rng.uniform(0.11, 0.15), 0.16, 0.95), (95, 90, 85), 0.75 * text)
+    return colour * (1 - 0.1 * (u * rng.uniform(-0.6, 0.6) + v > rng.uniform(-0.3, 0.3)))[..., None], 1.0
 
 
 def _paint_paper_pack(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, float]:
@@ -298,7 +296,7 @@ def _paint_metal(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, f
     bright = 0.62 - 0.25 * u * u + 0.55 / (1 + ((u + rng.uniform(0.2, 0.5)) / 0.13) ** 2) + 0.2 / (1 + ((u - 0.65) / 0.1) ** 2)
     brushed = rng.normal(0, 0.05, 64)[np.floor((v.clip(-1, 1) + 1) * 31.9).astype(int)]
     rims = _between(np.abs(v), 0.78, 0.83) + 0.6 * _between(np.abs(v), 0.9, 0.94)
-    colour = _mix((205, 210, 218), _rgb(rng.uniform(-0.02, 0.02), 0.75, 0.85), 0.75 * _between(v, -0.12, 0.18))
+    colour = _mix((185, 205, 232), _rgb(rng.uniform(-0.04, 0.0), 0.9, 0.85), 0.9 * _between(v, -0.2, 0.28))
     return colour * ((bright + brushed) * (1 - 0.5 * rims))[..., None], 1.0
 
 
@@ -316,9 +314,8 @@ def _paint_plastic(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array,
 
 
 def _paint_styrofoam(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, float]:
-    beads = _relief(_noise(rng, u.shape, 3.2)).clip(-0.9, 0.9)
-    dents = 0.16 * (_noise(rng, u.shape, 4) > 1.5) + 0.14 * _between(v + 0.15 * u, 0.45, 2)
-    return np.array([236, 240, 246]) * (0.98 + 0.13 * beads - dents)[..., None], 1.0
+    beads = 0.13 * _relief(_noise(rng, u.shape, 3.2)).clip(-0.9, 0.9) - 0.16 * (_noise(rng, u.shape, 4) > 1.5)
+    return np.array([212, 234, 255]) * (1.02 + beads - 0.14 * _between(v + 0.15 * u, 0.45, 2))[..., None], 1.0
 
 
 def _paint_plastic_bag(u: Array, v: Array, rng: np.random.Generator) -> tuple[Array, float]:
@@ -363,7 +360,7 @@ def _soil(rng: np.random.Generator) -> Array:
     clods = 0.45 * _relief(_noise(rng, SHAPE, 7)) + 0.3 * _relief(_noise(rng, SHAPE, 3)) + 0.08 * _noise(rng, SHAPE, 50)
     base = _rgb(rng.uniform(0.06, 0.09), 0.42, rng.uniform(0.42, 0.5))
     pebbles = (_noise(rng, SHAPE, 6) * 3 - 5.7).clip(0, 0.8)
-    return np.multiply(_mix(base, (150, 142, 130), pebbles), (1 + clods).clip(0.5, 1.5)[..., None])
+    return np.asarray(_mix(base, (150, 142, 130), pebbles) * (1 + clods).clip(0.5, 1.5)[..., None])
 
 
 def _wood(rng: np.random.Generator) -> Array:
@@ -390,11 +387,11 @@ KINDS = (
     Kind("General trash", 40, 1.0, 5.0, _paint_general_trash, RING, 0.16),
     Kind("Paper", 46, 0.75, 5.0, _paint_paper, SHEET, 0.1, torn=0.25),
     Kind("Paper pack", 48, 0.6, 2.5, _paint_paper_pack, CARTON, 0.03),
-    Kind("Metal", 43, 0.58, 2.5, _paint_metal, CAN, 0.02),
+    Kind("Metal", 46, 0.6, 3.0, _paint_metal, CAN, 0.02),
     Kind("Glass", 58, 0.34, 2.5, _paint_glass, FLASK, 0.015),
     Kind("Plastic", 52, 0.46, 5.0, _paint_plastic, BOTTLE, 0.02),
-    Kind("Styrofoam", 42, 0.85, 2.5, _paint_styrofoam, CHUNK, 0.13, torn=0.4),
+    Kind("Styrofoam", 44, 0.85, 3.0, _paint_styrofoam, CHUNK, 0.13, torn=0.4),
     Kind("Plastic bag", 56, 0.75, 3.0, _paint_plastic_bag, CARRIER, 0.08),
-    Kind("Battery", 27, 0.42, 0.4, _paint_battery, CELL, 0.02),
-    Kind("Clothing", 60, 0.95, 0.4, _paint_clothing, SHIRT, 0.06),
+    Kind("Battery", 32, 0.44, 0.6, _paint_battery, CELL, 0.02),
+    Kind("Clothing", 60, 0.95, 0.5, _paint_clothing, SHIRT, 0.06),
 )

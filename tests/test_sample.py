@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from engine.errors import RequestError
 from engine.sample import ensure_sample
 
-NAMES = "General trash, Paper, Paper pack, Metal, Glass, Plastic, Styrofoam, Plastic bag, Battery, Clothing".split(", ")
+NAMES = ["General trash", "Paper", "Paper pack", "Metal", "Glass", "Plastic", "Styrofoam", "Plastic bag", "Battery", "Clothing"]
 COUNTS = {"train": 64, "val": 16, "test": 16}
 ENSURE = "from engine.sample import ensure_sample; print(ensure_sample())"
 
@@ -70,9 +70,9 @@ def test_categories_are_the_ten_in_order(coco: COCO) -> None:
 
 def test_images_hold_three_to_eight_things_some_of_which_overlap(coco: COCO) -> None:
     overlapping = 0
-    for annotations in coco.imgToAnns.values():
-        assert 3 <= len(annotations) <= 8
-        layers = np.sum([coco.annToMask(annotation) for annotation in annotations], axis=0, dtype=int)
+    for things in coco.imgToAnns.values():
+        assert 3 <= len(things) <= 8
+        layers = np.sum([coco.annToMask(annotation) for annotation in things], axis=0, dtype=int)
         overlapping += layers.max() > 1
     assert overlapping > len(coco.imgs) / 2
 
@@ -88,8 +88,8 @@ def test_masks_have_the_stated_area_and_box(coco: COCO) -> None:
 
 
 def test_largest_first_has_one_meaning_and_leaves_everything_in_sight(coco: COCO) -> None:
-    for annotations in coco.imgToAnns.values():
-        by_area = sorted(annotations, key=lambda annotation: -annotation["area"])
+    for things in coco.imgToAnns.values():
+        by_area = sorted(things, key=lambda annotation: -annotation["area"])
         assert len({annotation["area"] for annotation in by_area}) == len(by_area)
         painted = np.zeros((256, 256), int)
         for annotation in by_area:
@@ -104,7 +104,7 @@ def test_every_form_of_annotation_occurs(coco: COCO) -> None:
         if isinstance(segmentation, dict):
             forms[f"run lengths as {type(segmentation['counts']).__name__}"] += 1
         else:
-            assert all(len(polygon) >= 6 and 0 <= min(polygon) and max(polygon) <= 256 for polygon in segmentation)
+            assert all(len(polygon) >= 6 and min(polygon) >= 0 and max(polygon) <= 256 for polygon in segmentation)
             forms["several polygons" if len(segmentation) > 1 else "one polygon"] += 1
     assert min(forms[form] for form in ("one polygon", "several polygons", "run lengths as str", "run lengths as list")) >= 2
     assert forms["one polygon"] > len(coco.anns) / 2
@@ -115,7 +115,7 @@ def test_every_class_occurs_and_the_rare_ones_are_rare(coco: COCO) -> None:
     assert set(counts) == set(NAMES)
     rare, common = {"Battery", "Clothing"}, {"General trash", "Paper", "Plastic"}
     assert min(counts[name] for name in rare) >= 2
-    assert max(counts[name] for name in rare) * 2 < min(counts[name] for name in common)
+    assert max(counts[name] for name in rare) * 2 <= min(counts[name] for name in common)
 
 
 def test_a_later_call_finds_the_set_without_drawing(sample: Path) -> None:

@@ -1,0 +1,71 @@
+"""What a checkpoint says about itself, read from its first bytes: a listing opens no weights and imports no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+METADATA_KEY = "segtui"
+FORMAT = 1
+LARGEST_HEADER = 100_000_000  # as the safetensors library's own limit
+
+
+class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """`preset` is the resolved preset; `mean` and `std` are per channel of images in 0..1; `IoU` goes by class."""
+
+    format: int = FORMAT
+    segtui: str
+    kind: str
+    preset: dict[str, Any]
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    epoch: int
+    mIoU: float | None
+    IoU: list[float | None]
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self, order="deterministic").decode()
+
+
+class HeaderError(Exception):
+    """A file that is no whole checkpoint of this program; the message says why, without the file's name."""
+
+
+def read_header(path: Path) -> CheckpointHeader:
+    """Raises HeaderError, also where the file is shorter than its header says (a torn copy)."""
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise HeaderError("is empty or cut off")
+            length = struct.unpack("<Q", prefix)[0]
+            if length > LARGEST_HEADER:
+                raise HeaderError("is no safetensors file")
+            table = json.loads(file.read(length))
+            size = file.seek(0, 2)
+    except OSError as error:
+        raise HeaderError(f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise HeaderError("is no safetensors file, or is cut off") from None
+    if not isinstance(table, dict):
+        raise HeaderError("is no safetensors file")
+    metadata = table.pop("__metadata__", None)
+    try:
+        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        content = metadata[METADATA_KEY]
+    except (KeyError, TypeError, IndexError):
+        raise HeaderError("was not written by segtui") from None
+    if size < 8 + length + end:
+        raise HeaderError(f"is cut off: {size} bytes of {8 + length + end}")
+    try:
+        header = msgspec.json.decode(content, type=CheckpointHeader)
+    except msgspec.MsgspecError as error:
+        raise HeaderError(f"has a description that cannot be read: {error}") from None
+    if header.format > FORMAT:
+        raise HeaderError(f"is of a newer segtui ({header.segtui})")
+    return header

@@ -1,0 +1,236 @@
+"""Start a run in a process of its own, follow it, attach to it, stop it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Protocol
+
+from engine import errors
+from engine.errors import Problem, RequestError, RunError
+from engine.events import AnyEvent, EventLog, EventReader, RunEnded, State, decode
+from engine.run import RunFolder, RunRecord, process_is
+from engine.system import out_of_memory_kills
+from engine.worker import Accepted, Refused, Request, main
+
+QUEUE_EVENTS = 2000
+ANSWER_S = 10.0
+"""A worker answers before its first numbered event, or within moments of it."""
+
+
+class Followed(Protocol):
+    """A run seen from outside, wherever it was started. `run` is None until its folder is known."""
+
+    run: RunFolder | None
+
+    def poll(self, wait_s: float) -> list[AnyEvent]:
+        """The events since the last call, in order and without gaps; waits up to `wait_s` for the first."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come."""
+
+    def stop(self) -> None:
+        """Ask the run to stop after its step; asked again, to end at once."""
+
+
+class Launched:
+    """A run that this process started. Leaving without stopping it leaves it running."""
+
+    def __init__(self, request: Request) -> None:
+        context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()
+        self.run: RunFolder | None = None
+        self._queue: multiprocessing.Queue[bytes] = context.Queue(QUEUE_EVENTS)
+        self._answer, child_end = context.Pipe(duplex=False)
+        self._process = context.Process(target=main, args=(request, child_end, self._queue), name="segtui worker", daemon=False)
+        self._kills = out_of_memory_kills()
+        with _no_main_module():
+            self._process.start()
+        child_end.close()
+        self._next_seq = 1
+        self._reader: EventReader | None = None
+        self._over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    @property
+    def exit_code(self) -> int | None:
+        """As the shell counts: 128 + n for signal n. None while it runs."""
+        code = self._process.exitcode
+        return code if code is None or code >= 0 else 128 - code
+
+    def poll(self, wait_s: float) -> list[AnyEvent]:
+        """Raises RequestError where the worker refuses, RunError where it dies before it has a folder."""
+        events: list[AnyEvent] = []
+        ended = self._process.exitcode is not None  # asked first: what it wrote before its end is read below
+        self._take_answer()
+        try:
+            event = decode(self._queue.get(timeout=wait_s))
+            while True:
+                events += self._in_order(event)
+                event = decode(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        if ended:
+            self._take_answer()
+            events += self._last_words()
+        self._over = self._over or any(isinstance(event, RunEnded) for event in events)
+        return events
+
+    def stop(self) -> None:
+        if self._process.pid is not None and self._process.exitcode is None:
+            os.kill(self._process.pid, signal.SIGTERM)
+
+    def join(self, wait_s: float) -> bool:
+        """Wait for the process after its last event; whether it is gone."""
+        self._process.join(wait_s)
+        return self._process.exitcode is not None
+
+    def _take_answer(self, wait_s: float = 0.0) -> None:
+        if self.run is None and self._answer.poll(wait_s):
+            try:
+                answer = self._answer.recv()
+            except EOFError:  # it died without an answer
+                return
+            if isinstance(answer, Refused):
+                self._process.join()
+                raise answer.error
+            self.run = RunFolder(answer.folder)
+            self._next_seq = answer.next_seq
+            self._reader = EventReader(self.run.events)
+
+    def _in_order(self, event: AnyEvent) -> list[AnyEvent]:
+        """The event, with those before it that the full queue dropped: they are in the file."""
+        if event.seq == 0:  # told before the run had a log
+            return [event]
+        self._take_answer(ANSWER_S)
+        missed = self._from_file(before=event.seq) if event.seq > self._next_seq else []
+        if event.seq < self._next_seq:
+            return missed
+        self._next_seq = event.seq + 1
+        return [*missed, event]
+
+    def _from_file(self, before: int | None = None) -> list[AnyEvent]:
+        if self._reader is None:
+            return []
+        events = [event for event in self._reader.read() if event.seq >= self._next_seq and (before is None or event.seq < before)]
+        if events:
+            self._next_seq = events[-1].seq + 1
+        return events
+
+    def _last_words(self) -> list[AnyEvent]:
+        """The process is gone: what only the file still has, and how it died where it could not say so."""
+        if self.run is None:
+            raise RunError(f"the worker ended before the run began: {self._cause()}")
+        events = self._from_file()
+        if not self._over and not any(isinstance(event, RunEnded) for event in events):
+            events.append(conclude(self.run, "lost", self._cause()))
+        return events
+
+    def _cause(self) -> str:
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        killed = (out_of_memory_kills() or 0) > (self._kills or 0)
+        return cause_of_signal(-code, out_of_memory=killed)
+
+
+class Attached:
+    """A run started elsewhere, or finished: told from its files."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run: RunFolder | None = run
+        self._folder = run
+        self._reader = EventReader(run.events)
+        self._over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def poll(self, wait_s: float) -> list[AnyEvent]:
+        deadline = time.monotonic() + wait_s
+        while True:
+            record = self._folder.read()  # before the events: one that ended has written them all
+            events = self._reader.read()
+            if record.state not in ("running", "queued"):
+                self._over = True
+                if record.state == "lost" and not isinstance(events[-1] if events else None, RunEnded):
+                    events.append(RunEnded(state="lost", error=record.error, time=time.time()))
+            if events or self._over or time.monotonic() >= deadline:
+                return events
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        stop(self._folder)
+
+
+def stop(run: RunFolder) -> None:
+    """Ask a run to stop after its step. Raises RequestError where it does not run, or runs on another machine."""
+    record = run.read()
+    if record.state not in ("running", "queued"):
+        raise RequestError(Problem(f"is not running: it is {record.state}", file=str(run.path)))
+    if record.host != socket.gethostname():
+        raise RequestError(Problem(f"runs on {record.host}, not here", file=str(run.path), fix=f"stop it there: kill {record.pid}"))
+    os.kill(record.pid, signal.SIGTERM)
+
+
+def wait_until_over(run: RunFolder, wait_s: float) -> RunRecord:
+    """The record once the run's process has gone, or after `wait_s` seconds."""
+    deadline = time.monotonic() + wait_s
+    record = run.read()
+    while time.monotonic() < deadline and process_is(record.pid, record.pid_started):
+        time.sleep(0.1)
+    return run.read()
+
+
+def conclude(run: RunFolder, state: State, cause: str) -> RunEnded:
+    """Write the end that a dead worker could not write; it was the files' only writer, and it is gone."""
+    record = run.read()
+    log = EventLog(run.events)
+    event = RunEnded(state=state, error=cause, seq=log.last_seq + 1, time=time.time())
+    log.append(event)
+    log.close()
+    record.state, record.error, record.ended = state, cause, event.time
+    run.write(record)
+    return event
+
+
+def cause_of_signal(number: int, *, out_of_memory: bool) -> str:
+    """What killed a process, in words."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unknown"
+    text = f"its process was killed by signal {number} ({name})"
+    if out_of_memory:
+        return f"{text}: the kernel's out-of-memory killer. Lower data.workers, data.batch_size or data.image_size"
+    return f"{text}; the kernel's log (`dmesg`) tells whether memory ran out" if number == signal.SIGKILL else text
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """spawn imports the launching program's main module again in the child; the worker must not import a screen."""
+    main_module = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main_module
+
+
+def exit_code(ended: RunEnded) -> int:
+    """The command line's exit code for a run that ended so."""
+    return {"finished": errors.EXIT_DONE, "stopped": errors.EXIT_STOPPED}.get(ended.state, errors.EXIT_FAILED)

@@ -1,0 +1,197 @@
+"""From a preset to everything that a run needs, or to what is wrong with the request. Writes nothing but caches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from engine.augment import SLOW, Augmentation
+from engine.coco import Split, check_images, debug_subset, read_split, same_classes
+from engine.dataset import SegmentationData, TrainingBatches, ValidationBatches, loader
+from engine.errors import Problem, RequestError
+from engine.events import Toggles
+from engine.masks import mask_cache
+from engine.model import Pretraining, build_model, check_sizes
+from engine.objective import Objective, Schedule, build_optimizer, class_weights
+from engine.sample import ensure_sample
+from engine.schema import Preset
+
+ReportProgress = Callable[[str, int, int], None]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Setup:
+    """The parts of a run, on their device and ready for the first step."""
+
+    preset: Preset
+    toggles: Toggles
+    device: torch.device
+    precision: str
+    classes: list[str]
+    train: SegmentationData
+    val: SegmentationData
+    batches: TrainingBatches
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any]
+    model: nn.Module
+    average: AveragedModel | None
+    pretraining: Pretraining
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    digests: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps."""
+        return -(-(self.batches.images // self.batches.batch_size) // self.preset.train.accumulate)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are validated and saved: the moving average where that is on."""
+        return self.average.module if self.average is not None else self.model
+
+
+def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress) -> Setup:
+    """Raises RequestError for everything that is wrong with preset, data or machine."""
+    device = choose_device()
+    precision = choose_precision(preset.train.precision, device)
+    seed_everything(preset.train.seed, deterministic=toggles.deterministic)
+
+    train, val = read_data(preset, toggles)
+    for name, split in (("train", train), ("val", val)):
+        check_images(split, lambda done, total, name=name: progress(f"check {name}", done, total))  # type: ignore[misc]
+    size = training_size(preset, train)
+    augmentation = Augmentation(preset.augment.train, preset.data.background, size, _fit(preset), preset.train.seed)
+
+    model, pretraining = build_model(preset.model, len(train.classes))
+    check_sizes(model, preset.model, [size, *{(int(height), int(width)) for height, width in val.sizes}])
+    model = model.to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(preset.train.ema_decay)) if preset.train.ema_decay else None
+    batches = TrainingBatches(len(train), preset.data.batch_size, preset.train.seed)
+    optimizer = build_optimizer(preset.optimizer, model.parameters())
+    steps = -(-len(batches) // preset.train.accumulate) * preset.train.epochs
+    schedule = Schedule(preset.scheduler, optimizer, preset.train.epochs, steps, preset.train.warmup_steps)
+
+    masks = {
+        name: mask_cache(split, preset.data.overlap, caches, preset.data.workers, lambda done, total, name=name: progress(f"masks {name}", done, total))  # type: ignore[misc]
+        for name, split in (("train", train), ("val", val))
+    }
+    pixels = masks["train"].pixels[: len(train.classes)].tolist()
+    balanced = class_weights(pixels)
+    objective = Objective(preset.loss, len(train.classes), balanced).to(device)
+    train_data = SegmentationData(train, masks["train"], augmentation)
+    val_data = SegmentationData(val, masks["val"], None)
+    return Setup(
+        preset=preset,
+        toggles=toggles,
+        device=device,
+        precision=precision,
+        classes=list(train.classes),
+        train=train_data,
+        val=val_data,
+        batches=batches,
+        train_loader=loader(train_data, batches, preset.data.workers, device),
+        val_loader=loader(val_data, ValidationBatches(val.sizes, preset.data.batch_size), preset.data.workers, device),
+        model=model,
+        average=average,
+        pretraining=pretraining,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        digests={"train": train.digest, "val": val.digest},
+        warnings=[*_warnings(preset, pretraining, train, pixels), *train.notes, *val.notes],
+        notes=[_told_weights(train.classes, balanced)] if any(table.class_weights == "auto" for table in preset.loss) else [],
+    )
+
+
+def choose_device() -> torch.device:
+    """The accelerator that is there, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise RequestError(Problem("fp16 needs a GPU, and there is none", key="train.precision", fix='write "auto", "bf16" or "fp32"'))
+    return wanted
+
+
+def seed_everything(seed: int, *, deterministic: bool) -> None:
+    """Seed the weights; batches and augmentation are seeded for themselves. CUBLAS_WORKSPACE_CONFIG must be set before CUDA starts."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def read_data(preset: Preset, toggles: Toggles) -> tuple[Split, Split]:
+    """The training and validation splits, or their debug subsets."""
+    data = preset.data
+    root = ensure_sample() if data.root == "sample" else Path(data.root)
+    train, val = (read_split(root, name, data.background) for name in (data.train, data.val))
+    same_classes(train, val)
+    if not any(train.annotations):
+        raise RequestError(Problem("has no annotations to learn from", file=str(train.json)))
+    if toggles.debug:
+        train = debug_subset(train, preset.debug.ratio, preset.debug.seed, data.batch_size)
+        val = debug_subset(val, preset.debug.ratio, preset.debug.seed, 1)
+    if len(train) < data.batch_size:
+        raise RequestError(
+            Problem(f"is {data.batch_size}, but {train.json} has {len(train)} images", key="data.batch_size", fix=f"set it to {len(train)} or less")
+        )
+    return train, val
+
+
+def training_size(preset: Preset, train: Split) -> tuple[int, int]:
+    """(height, width) of every training image after augmentation."""
+    if preset.data.image_size is not None:
+        return preset.data.image_size[0], preset.data.image_size[1]
+    sizes = np.unique(train.sizes, axis=0)
+    if len(sizes) == 1:
+        return int(sizes[0, 0]), int(sizes[0, 1])
+    smallest, largest = sizes.min(axis=0), sizes.max(axis=0)
+    raise RequestError(
+        Problem(
+            f"is not set, but the images of {train.json} differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]})",
+            key="data.image_size",
+            fix="write for example image_size = [512, 512]",
+        )
+    )
+
+
+def _fit(preset: Preset) -> Any:
+    """Images of one size that augmentation turned on their side are cropped back, never squeezed."""
+    return preset.data.fit if preset.data.image_size is not None else "crop"
+
+
+def _warnings(preset: Preset, pretraining: Pretraining, train: Split, pixels: list[int]) -> list[str]:
+    warnings = [pretraining.warning] if pretraining.warning else []
+    warnings += [f"{table.type} takes about {SLOW[table.type]:.0f} s for an image of 512x512" for table in preset.augment.train if table.type in SLOW]
+    absent = [name for name, count in zip(train.classes, pixels, strict=True) if not count]
+    return warnings + ([f"the training images have no pixel of: {', '.join(absent)}"] if absent else [])
+
+
+def _told_weights(classes: tuple[str, ...], weights: list[float]) -> str:
+    return "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in zip(classes, weights, strict=True))

@@ -1,0 +1,60 @@
+"""Where a worker's events go: the run's log first, then whoever listens."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.events import AnyEvent, EventLog, encode
+
+
+class Queue(Protocol):
+    """The launching process's end of a bounded multiprocessing queue."""
+
+    def put_nowait(self, item: bytes, /) -> None: ...
+
+
+class Reporter:
+    """Numbers events, appends them to the log and offers them to the queue, which drops what nobody takes.
+
+    Called from several threads. Before a run has its log, events are offered without a number (0) and kept; they are
+    the log's first.
+    """
+
+    def __init__(self, listener: Queue | None) -> None:
+        self._listener = listener
+        self._lock = threading.RLock()  # the handler of a second signal reports while the first one may hold it
+        self._log: EventLog | None = None
+        self._early: list[AnyEvent] = []
+        self.sinks: list[Callable[[AnyEvent], None]] = []
+
+    def __call__(self, event: AnyEvent) -> None:
+        with self._lock:
+            event.time = event.time or time.time()
+            if self._log is None:
+                self._early.append(event)
+            else:
+                self._append(self._log, event)
+            if self._listener is not None:
+                with contextlib.suppress(queue.Full):
+                    self._listener.put_nowait(encode(event))
+        for sink in self.sinks:
+            sink(event)
+
+    def open(self, log: EventLog) -> int:
+        """From now on everything goes to `log`, after what it has. Returns the number of the next event."""
+        with self._lock:
+            for event in self._early:
+                self._append(log, event)
+            self._early.clear()
+            self._log = log
+            return log.last_seq + 1
+
+    @staticmethod
+    def _append(log: EventLog, event: AnyEvent) -> None:
+        event.seq = log.last_seq + 1
+        log.append(event)

@@ -1,0 +1,340 @@
+"""One process's work on one run: open it (or refuse), train, save, and say how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import platform
+import secrets
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from engine import atomic, errors, preset
+from engine.checkpoint import canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
+from engine.checkpoint_header import CheckpointHeader
+from engine.errors import Problem, RequestError, RunError
+from engine.events import Checkpoint, EventLog, Images, Message, Progress, RunEnded, RunStarted, State
+from engine.overlays import draw_overlays, save_overlays
+from engine.prepare import Setup, prepare
+from engine.reporter import Reporter
+from engine.run import RunFolder, RunLock, RunRecord, claim
+from engine.schema import Preset
+from engine.system import Heartbeat, out_of_memory_kills
+from engine.tracking import Tracker, TrackerSettings
+from engine.train import Stopped, Trainer, Validated
+
+if TYPE_CHECKING:
+    from engine.worker import Request
+
+PROGRESS_EVERY_S = 0.25
+VERSIONS = ("segtui", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy")
+
+
+def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bool]) -> Session:
+    """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches."""
+    table = preset.from_dict(request.preset)
+    resumed = _ResumeState(RunFolder(request.resume), table) if request.resume else None
+    setup = prepare(table, request.toggles, request.runs / ".cache", _progress(report))
+    if resumed:
+        resumed.check_data(setup)
+    run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
+    return Session(setup, run, resumed, report, stop_asked)
+
+
+class Session:
+    """The run while this process works on it."""
+
+    def __init__(self, setup: Setup, run: RunFolder, resumed: _ResumeState | None, report: Reporter, stop_asked: Callable[[], bool]) -> None:
+        self.setup, self.run, self.report = setup, run, report
+        self.lock = resumed.lock if resumed else RunLock(run)
+        self.trainer = Trainer(setup, report, stop_asked, self.keep)
+        self.kills = out_of_memory_kills()
+        if resumed:
+            self.trainer.load_state_dict(resumed.state["trainer"])
+            restore_random_state(resumed.state["random"], setup.device)
+            remove_leftovers(run)
+        else:
+            atomic.write(run.preset, preset.to_toml(setup.preset))
+            run.images.mkdir()
+            if not setup.toggles.debug:
+                run.checkpoints.mkdir()
+        self.record = self._record(resumed)
+        run.write(self.record)
+        self.next_seq = report.open(EventLog(run.events))
+        self.tracker = self._tracker(resumed is not None)
+
+    def run_to_end(self, stop: Callable[[], bool]) -> int:
+        """Train until something ends it; the exit code."""
+        self.report(self._started())
+        for text in self.setup.warnings:
+            self.report(Message(level="warning", text=text))
+        for text in self.setup.notes:
+            self.report(Message(level="info", text=text))
+        heartbeat = Heartbeat(self.report)
+        try:
+            self.trainer.train()
+            self.keep_last()
+            self.end("finished")
+            return errors.EXIT_DONE
+        except Stopped:
+            self.keep_resume()
+            self.end("stopped")
+            return errors.EXIT_STOPPED
+        except Exception as error:  # noqa: BLE001  whatever it was: the record, the log and the listener must have it
+            traceback.print_exc()
+            self.end("failed", self._explained(error), traceback.format_exc())
+            return errors.EXIT_FAILED
+        finally:
+            heartbeat.stop()
+            self.close_loaders()
+            self.tracker.finish(failed=self.record.state == "failed")
+
+    def close_loaders(self) -> None:
+        """Loader workers ignore SIGTERM, with which multiprocessing would end them at exit, and then wait for ever."""
+        del self.setup.train_loader, self.setup.val_loader
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    def keep(self, trainer: Trainer, validated: Validated | None) -> None:
+        """After an epoch: the best weights, every n-th epoch's, the state to resume from, the pictures, the record."""
+        epoch = trainer.at.epoch - 1
+        mIoU = validated.event.mIoU if validated else None  # noqa: N806  the field's own name
+        iou = validated.event.IoU if validated else []
+        every = self.setup.preset.train.save_interval
+        if not self.setup.toggles.debug:
+            if validated and validated.event.best:
+                self.keep_weights("best", "best", epoch, mIoU, iou)
+            if every and epoch % every == 0:
+                self.keep_weights("interval", f"epoch_{epoch:03d}", epoch, mIoU, iou)
+            self.keep_resume()
+        if validated:
+            images = draw_overlays(trainer, validated)
+            save_overlays(self.run.images, images, self.setup.classes)
+            self.tracker.images(epoch, trainer.at.step, images)
+            self.last_validation = validated
+        self.record.epoch, self.record.best_epoch, self.record.best_mIoU = epoch, trainer.at.best_epoch, trainer.at.best_mIoU
+        self.run.write(self.record)
+
+    last_validation: Validated | None = None
+
+    def keep_last(self) -> None:
+        if not self.setup.toggles.debug:
+            last = self.last_validation.event if self.last_validation else None
+            self.keep_weights("last", "last", self.trainer.at.epoch - 1, last and last.mIoU, last.IoU if last else [])
+
+    def keep_weights(self, kind: Any, name: str, epoch: int, mIoU: float | None, iou: list[float | None]) -> None:  # noqa: N803
+        setup = self.setup
+        header = CheckpointHeader(
+            segtui=version("segtui"),
+            kind=kind,
+            preset=setup.preset.model_dump(exclude_none=True),
+            classes=setup.classes,
+            mean=list(setup.pretraining.mean),
+            std=list(setup.pretraining.std),
+            epoch=epoch,
+            mIoU=mIoU,
+            IoU=iou,
+        )
+        path = self.run.checkpoints / f"{name}.safetensors"
+        save_weights(path, setup.evaluated.state_dict(), header)
+        self.report(Checkpoint(kind=kind, path=str(path), epoch=epoch, mIoU=mIoU))
+
+    def keep_resume(self) -> None:
+        if self.setup.toggles.debug:
+            return
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "random": random_state(self.setup.device),
+            "preset": _preset_hash(self.setup.preset),
+            "data": self.setup.digests,
+            "world_size": 1,
+            "toggles": [self.setup.toggles.debug, self.setup.toggles.deterministic, self.setup.toggles.private],
+            "versions": _versions(),
+        }
+        save_resume(self.run.resume, state)
+        at = self.trainer.at
+        self.report(Checkpoint(kind="resume", path=str(self.run.resume), epoch=at.epoch if at.batch else at.epoch - 1, mIoU=None))
+
+    def end(self, state: State, error: str | None = None, trace: str | None = None) -> None:
+        """Say how the run ended: in its record, then in its log."""
+        self.record.state, self.record.ended = state, time.time()
+        self.record.error, self.record.traceback = error, trace
+        self.run.write(self.record)
+        self.report(RunEnded(state=state, error=error, traceback=trace))
+
+    def _explained(self, error: Exception) -> str:
+        """The failure in one line, for those kinds that a user can do something about."""
+        text = str(error).strip()
+        size = f"batch size {self.setup.preset.data.batch_size}, image size {self._image_size()}"
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            return f"out of GPU memory with {size}: the peak was {peak:.1f} GiB. Lower data.batch_size (and raise train.accumulate) or data.image_size"
+        if isinstance(error, RunError):
+            return text
+        if "does not have a deterministic implementation" in text:
+            return f"{text.split(' does not')[0]} has no deterministic path on this device; run without the deterministic toggle, or with another model or loss"
+        if "DataLoader worker" in text:
+            killed = (out_of_memory_kills() or 0) > (self.kills or 0)
+            cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
+            reason = text.splitlines()[-1] if "Original Traceback" in text else text.splitlines()[0]
+            return f"{reason.removeprefix('engine.images.ImageError: ')}{cause}"
+        return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+    def _image_size(self) -> str:
+        augmentation = self.setup.train.augmentation
+        return "{}x{}".format(*augmentation.size) if augmentation and augmentation.size else "that of the files"
+
+    def _started(self) -> RunStarted:
+        setup, at = self.setup, self.trainer.at
+        return RunStarted(
+            run=self.run.path.name,
+            preset=setup.preset.name,
+            classes=setup.classes,
+            epochs=setup.preset.train.epochs,
+            steps_per_epoch=setup.steps_per_epoch,
+            device=_device_name(setup.device),
+            world_size=1,
+            images=Images(train=len(setup.train), val=len(setup.val)),
+            toggles=setup.toggles,
+            model=setup.preset.run_name,
+            encoder_weights=setup.pretraining.weights,
+            parameters=sum(parameter.numel() for parameter in setup.model.parameters()),
+            precision=setup.precision,
+            resumed_step=at.step,
+            resumed_epoch=at.epoch - 1,
+        )
+
+    def _record(self, resumed: _ResumeState | None) -> RunRecord:
+        process, setup = psutil.Process(), self.setup
+        record = RunRecord(
+            name=self.run.path.name,
+            state="running",
+            preset=setup.preset.name,
+            model=setup.preset.run_name,
+            toggles=setup.toggles,
+            host=socket.gethostname(),
+            pid=process.pid,
+            pid_started=process.create_time(),
+            created=time.time(),
+            epoch=self.trainer.at.epoch - 1,
+            epochs=setup.preset.train.epochs,
+            best_epoch=self.trainer.at.best_epoch,
+            best_mIoU=self.trainer.at.best_mIoU,
+            device=_device_name(setup.device),
+            encoder_weights=setup.pretraining.weights,
+            warnings=setup.warnings,
+            versions=_versions(),
+            git_commit=_git_commit(),
+            data=setup.digests,
+            wandb_id=secrets.token_hex(4),
+        )
+        if resumed:
+            record.created, record.wandb_id, record.resumed = resumed.record.created, resumed.record.wandb_id, resumed.record.resumed + 1
+        return record
+
+    def _tracker(self, resumed: bool) -> Tracker:
+        setup, wandb = self.setup, self.setup.preset.wandb
+        name = wandb.run_name or self.run.path.name
+        settings = TrackerSettings(
+            mode=wandb.mode,
+            project=wandb.project,
+            entity=(wandb.entity if setup.toggles.private else wandb.team_entity) or None,
+            run_name=f"debug_{name}" if setup.toggles.debug and not name.startswith("debug_") else name,
+            run_id=self.record.wandb_id,
+            tags=(*wandb.tags, *(toggle for toggle in ("debug", "deterministic", "private") if getattr(setup.toggles, toggle))),
+            config=self._config(),
+            folder=self.run.path,
+            class_names=setup.classes,
+            resumed=resumed,
+        )
+        tracker = Tracker(settings, lambda text: self.report(Message(level="warning", text=text)))
+        self.report.sinks.append(tracker.event)
+        return tracker
+
+    def _config(self) -> dict[str, Any]:
+        """The resolved preset, and the names that one filters runs by."""
+        table = self.setup.preset
+        return table.model_dump(exclude_none=True) | {
+            "model_name": table.model.type,
+            "encoder_name": table.model.encoder_name,
+            "loss_name": "+".join(loss.type for loss in table.loss),
+            "optimizer_name": table.optimizer.type,
+            "scheduler_name": table.scheduler.type if table.scheduler else "none",
+            "classes": self.setup.classes,
+        }
+
+
+class _ResumeState:
+    """The saved state of a run, locked for this process and found to fit the preset. Raises RequestError otherwise."""
+
+    def __init__(self, run: RunFolder, table: Preset) -> None:
+        self.run = run
+        self.lock = RunLock(run)
+        self.record = run.read()
+        if self.record.state == "finished":
+            raise RequestError(Problem("has finished; there is nothing left to resume", file=str(run.path)))
+        if self.record.toggles.debug:
+            raise RequestError(Problem("is a debug run, which saves nothing to resume from", file=str(run.path)))
+        self.state = load_resume(run.resume)
+        if self.state["preset"] != _preset_hash(table):
+            raise RequestError(Problem("has changed since the run started", file=str(run.preset), fix="put it back, or start a new run with it"))
+
+    def check_data(self, setup: Setup) -> None:
+        for split in ("train", "val"):
+            if self.state["data"][split] != setup.digests[split]:
+                name = getattr(setup.preset.data, split)
+                raise RequestError(Problem("has changed since the run started", file=str(Path(setup.preset.data.root) / name), fix="put it back, or start a new run"))
+
+
+def remove_leftovers(run: RunFolder) -> None:
+    """Half-written files of a process that was killed; nobody else writes here, the run is locked."""
+    for leftover in [*run.path.glob(".*.tmp"), *run.path.glob("*/.*.tmp")]:
+        leftover.unlink()
+
+
+def _progress(report: Reporter) -> Callable[[str, int, int], None]:
+    """Progress events for what takes a while before the first step; quick things are not told."""
+    began: dict[str, float] = {}
+    told: dict[str, float] = {}
+
+    def progress(task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start = began.setdefault(task, now)
+        if now - told.get(task, start) >= PROGRESS_EVERY_S or (done == total and task in told):
+            told[task] = now
+            report(Progress(task=task, done=done, total=total, per_s=done / max(now - start, 1e-9)))
+
+    return progress
+
+
+def _preset_hash(table: Preset) -> str:
+    """Of what decides the weights. Where the data lies, and how it is tracked, do not."""
+    values = table.model_dump(exclude={"name", "wandb", "debug"})
+    del values["data"]["root"]
+    return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in VERSIONS}
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the run was started from; None outside a repository."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,215 @@
+"""The loop. `Trainer.train` can be read aloud; each line of it is a phase with a name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.augment import normalise
+from engine.dataset import Batch
+from engine.events import AnyEvent, Epoch, Progress, Validation
+from engine.metrics import Scores, confusion_matrices, confusion_matrix, image_mIoU, scores
+from engine.model import predict_logits
+from engine.prepare import Setup
+from engine.step_log import StepLog
+
+Report = Callable[[AnyEvent], None]
+
+
+class Stopped(Exception):
+    """Training was asked to stop; the state is that after the last whole step."""
+
+
+@dataclass
+class Position:
+    """Where a run is: `batch` counts the batches done of `epoch` (from 1), `step` the optimizer steps of the whole run."""
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    best_epoch: int = 0
+    best_mIoU: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A validation and the mean IoU of each of its images, float32 (N,)."""
+
+    event: Validation
+    scores: Scores
+    by_image: torch.Tensor
+
+
+class Trainer:
+    """Trains a setup. `report` takes events, `stop_asked` is looked at after each step, `keep` saves after each epoch."""
+
+    def __init__(self, setup: Setup, report: Report, stop_asked: Callable[[], bool], keep: Callable[[Trainer, Validated | None], None]) -> None:
+        self.setup, self.report, self.stop_asked, self.keep = setup, report, stop_asked, keep
+        self.at = Position()
+        self.matrix = torch.zeros(len(setup.classes), len(setup.classes), dtype=torch.int64, device=setup.device)
+        self.network: nn.Module = torch.compile(setup.model) if setup.preset.train.compile else setup.model  # type: ignore[assignment]
+        self.steps = StepLog(setup, report)
+
+    def train(self) -> None:
+        """Run to the last epoch or to the end of patience. Raises Stopped, or RunError where training cannot go on."""
+        while self.at.epoch <= self.setup.preset.train.epochs:
+            self.train_epoch()
+            self.report_epoch()
+            validated = self.validate() if self.is_validation_due() else None
+            self.setup.schedule.after_epoch(validated and validated.event.mIoU, validated and validated.event.loss)
+            self.start_next_epoch()
+            self.keep(self, validated)
+            if self.is_patience_spent():
+                break
+
+    def train_epoch(self) -> None:
+        setup, at = self.setup, self.at
+        setup.batches.epoch, setup.batches.first = at.epoch, at.batch
+        setup.model.train()
+        left = len(setup.batches)
+        stream = iter(setup.train_loader) if left else iter(())
+        self.steps.start()
+        while left:
+            group = min(setup.preset.train.accumulate, left)
+            rate = setup.schedule.before_step(at.step + 1)
+            losses, indices = self.backward(stream, group)
+            self.update_weights()
+            setup.schedule.after_step()
+            left -= group
+            at.batch += group
+            at.step += 1
+            self.steps.add(at, losses, rate, indices)
+            if self.stop_asked():
+                self.steps.flush(at)
+                raise Stopped
+        self.steps.flush(at)
+
+    def backward(self, stream: Iterator[Batch], group: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add up the gradients of `group` batches; their mean loss on the device, and their images' indices."""
+        losses, indices = [], []
+        for _ in range(group):
+            batch = self.steps.wait_for(stream)
+            images, labels = self.on_device(batch)
+            with self.setup.autocast():
+                logits = predict_logits(self.network, images)
+            loss = self.setup.objective(logits, labels)
+            self.setup.scaler.scale(loss / group).backward()
+            self.matrix += confusion_matrix(labels, logits.detach().argmax(dim=1), len(self.setup.classes))
+            losses.append(loss.detach())
+            indices.append(batch.indices)
+        return torch.stack(losses).mean(), torch.cat(indices)
+
+    def update_weights(self) -> None:
+        setup = self.setup
+        if setup.preset.train.clip_norm:
+            setup.scaler.unscale_(setup.optimizer)
+            nn.utils.clip_grad_norm_(setup.model.parameters(), setup.preset.train.clip_norm)
+        setup.scaler.step(setup.optimizer)
+        setup.scaler.update()
+        setup.optimizer.zero_grad(set_to_none=True)
+        if setup.average is not None:
+            setup.average.update_parameters(setup.model)
+
+    def report_epoch(self) -> None:
+        found = scores(self.matrix.cpu().numpy())
+        self.report(
+            Epoch(
+                epoch=self.at.epoch,
+                loss=self.at.loss_sum / max(self.at.loss_count, 1),
+                mIoU=found.mIoU,
+                IoU=found.IoU,
+                acc=found.class_acc,
+                pixel_acc=found.acc,
+                mean_acc=found.mean_acc,
+                fwavacc=found.fwavacc,
+            )
+        )
+
+    @torch.no_grad()
+    def validate(self) -> Validated:
+        """Every validation image once, at full size. Raises Stopped between batches."""
+        setup, model = self.setup, self.setup.evaluated
+        model.eval()
+        matrix = torch.zeros_like(self.matrix)
+        losses, by_image, order, done, told = [], [], [], 0, time.monotonic()
+        for batch in setup.val_loader:
+            images, labels = self.on_device(batch)
+            with setup.autocast():
+                logits = predict_logits(model, images)
+            per_image = confusion_matrices(labels, logits.argmax(dim=1), len(setup.classes))
+            matrix += per_image.sum(dim=0)
+            by_image.append(image_mIoU(per_image))
+            losses.append(setup.objective(logits, labels) * len(labels))
+            order.append(batch.indices)
+            done += len(labels)
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                self.report(Progress(task="validate", done=done, total=len(setup.val), per_s=None))
+            if self.stop_asked():
+                raise Stopped
+        found = scores(matrix.cpu().numpy())
+        loss = float(torch.stack(losses).sum()) / len(setup.val)
+        by_index = torch.empty(len(setup.val))
+        by_index[torch.cat(order)] = torch.cat(by_image).cpu()
+        event = self.judge(found, loss)
+        self.report(event)
+        return Validated(event, found, by_index)
+
+    def judge(self, found: Scores, loss: float) -> Validation:
+        """Best is by validation mIoU; the earlier of two equals stays."""
+        at = self.at
+        best = found.mIoU is not None and (at.best_mIoU is None or found.mIoU > at.best_mIoU)
+        if best:
+            at.best_epoch, at.best_mIoU = at.epoch, found.mIoU
+        at.stale = 0 if best else at.stale + 1
+        return Validation(epoch=at.epoch, loss=loss, best=best, best_epoch=at.best_epoch, best_mIoU=at.best_mIoU, **asdict(found))
+
+    def is_validation_due(self) -> bool:
+        train = self.setup.preset.train
+        return self.at.epoch % train.val_every == 0 or self.at.epoch == train.epochs
+
+    def is_patience_spent(self) -> bool:
+        patience = self.setup.preset.train.patience
+        return patience > 0 and self.at.stale >= patience
+
+    def start_next_epoch(self) -> None:
+        self.at.epoch += 1
+        self.at.batch, self.at.loss_sum, self.at.loss_count = 0, 0.0, 0
+        self.matrix.zero_()
+
+    def on_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        device, pretraining = self.setup.device, self.setup.pretraining
+        images = batch.images.to(device, non_blocking=True)
+        return normalise(images, pretraining.mean, pretraining.std), batch.labels.to(device, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        setup = self.setup
+        return {
+            "position": asdict(self.at),
+            "matrix": self.matrix.cpu(),
+            "model": setup.model.state_dict(),
+            "average": setup.average.state_dict() if setup.average is not None else None,
+            "optimizer": setup.optimizer.state_dict(),
+            "scaler": setup.scaler.state_dict(),
+            "schedule": setup.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        setup = self.setup
+        self.at = Position(**state["position"])
+        self.matrix.copy_(state["matrix"])
+        setup.model.load_state_dict(state["model"])
+        if setup.average is not None:
+            setup.average.load_state_dict(state["average"])
+        setup.optimizer.load_state_dict(state["optimizer"])
+        setup.scaler.load_state_dict(state["scaler"])
+        setup.schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,115 @@
+"""What the training process executes: accept or refuse the request, then train and tell.
+
+It is its own session, so that a lost terminal does not reach it, and it writes everything of its run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import errors
+from engine.errors import RequestError
+from engine.events import Toggles
+from engine.reporter import Queue, Reporter
+
+if TYPE_CHECKING:
+    from engine.session import Session
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a launcher asks for. `preset` is the resolved preset as plain values; `resume` is a run's folder."""
+
+    preset: dict[str, Any]
+    toggles: Toggles
+    runs: Path
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The run's folder: from here on its files tell everything, beginning with event number `next_seq`."""
+
+    folder: Path
+    next_seq: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why nothing was started; nothing was written."""
+
+    error: RequestError
+
+
+class StopSignal:
+    """SIGTERM or SIGINT once: stop after this step. Twice, or before there is anything to save: end at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.session: Session | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.session is None:
+            raise SystemExit(errors.EXIT_INTERRUPTED)
+        if self.asked:
+            self.session.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
+            os._exit(errors.EXIT_INTERRUPTED)
+        self.asked = True
+
+
+def main(request: Request, answer: Connection, listener: Queue) -> None:
+    """The child's entry point. Its exit code is that of the command line."""
+    os.setsid()
+    early_output = _detach_streams()
+    stop = StopSignal()
+    report = Reporter(listener)
+    try:
+        from engine.session import open_session  # torch and the others: seconds
+
+        session = open_session(request, report, stop)
+    except RequestError as error:
+        answer.send(Refused(error))
+        answer.close()
+        sys.exit(errors.EXIT_REQUEST)
+    _log_to(session.run.log, early_output)
+    stop.session = session
+    answer.send(Accepted(session.run.path, session.next_seq))
+    answer.close()
+    sys.exit(session.run_to_end(stop))
+
+
+def _detach_streams() -> int:
+    """No standard input; output into a nameless file until the run has its log. Returns that file's descriptor."""
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    with tempfile.TemporaryFile() as file:
+        output = os.dup(file.fileno())
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    return output
+
+
+def _log_to(path: Path, early_output: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.lseek(early_output, 0, os.SEEK_SET)
+    while block := os.read(early_output, 1 << 16):
+        os.write(log, block)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(early_output)

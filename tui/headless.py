@@ -1,0 +1,140 @@
+"""A run without a screen: start or attach, follow its events, show them, and turn its end into an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from engine import catalogue, launch, preset
+from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, RequestError, RunError
+from engine.events import AnyEvent, RunEnded, Toggles, encode
+from engine.launch import Attached, Followed, Launched
+from engine.run import RunFolder, find_run
+from engine.worker import Request
+
+POLL_S = 0.2
+FINISHING_S = 30.0
+"""After a run's end its process may still hand over to W&B; that is bounded there."""
+
+
+class View(Protocol):
+    """Shows events as they come."""
+
+    def show(self, events: Sequence[AnyEvent]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self, run: RunFolder | None) -> None: ...
+
+
+def train(name: str, overrides: Sequence[str], runs: Path, *, debug: bool, deterministic: bool, private: bool, as_json: bool) -> int:
+    if not catalogue.is_cached():
+        print("reading what torch, segmentation-models-pytorch and albumentations offer (once per version) ...", file=sys.stderr)
+    table = preset.load(name, overrides)
+    return _launch(Request(table.model_dump(exclude_none=True), Toggles(debug, deterministic, private), runs.absolute()), as_json=as_json)
+
+
+def resume(name: str, runs: Path, *, as_json: bool) -> int:
+    run = find_run(name, runs)
+    record = run.read()
+    if record.state in ("running", "queued"):
+        raise RequestError(f"{run.path} is running: watch it with `segtui attach {run.path}`")
+    table = preset.load(run.preset, environment={})
+    request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
+    return _launch(request, as_json=as_json)
+
+
+def attach(name: str, runs: Path, *, as_json: bool) -> int:
+    run = find_run(name, runs)
+    followed = Attached(run)
+    view = _view(as_json)
+    left: list[bool] = []
+    signal.signal(signal.SIGINT, lambda number, frame: left.append(True))
+    ended = _follow(followed, view, left)
+    view.close(run)
+    if ended is None:
+        print(f"left {run.path} running", file=sys.stderr)
+        return EXIT_DONE
+    return launch.exit_code(ended)
+
+
+def stop(name: str, runs: Path) -> int:
+    run = find_run(name, runs)
+    launch.stop(run)
+    print(f"asked {run.path} to stop after its step ...", file=sys.stderr)
+    record = launch.wait_until_over(run, wait_s=120)
+    if record.state == "running":
+        raise RunError(f"{run.path} is still busy with its step; it will stop after it")
+    print(f"{run.path} is {record.state}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _launch(request: Request, *, as_json: bool) -> int:
+    view = _view(as_json)
+    launched = Launched(request)
+    asked = 0
+
+    def on_stop(number: int, frame: object) -> None:
+        nonlocal asked
+        asked += 1
+        launched.stop()
+        view.note("stopping after this step; once more ends at once" if asked == 1 else "ending at once")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_stop)
+    try:
+        ended = _follow(launched, view, [])
+        launched.join(FINISHING_S)
+        view.close(launched.run)
+        code = launched.exit_code
+        return EXIT_INTERRUPTED if code == EXIT_INTERRUPTED else launch.exit_code(ended) if ended else EXIT_FAILED
+    except RequestError:
+        view.close(None)
+        raise
+    except RunError:
+        view.close(None)
+        if asked:
+            return EXIT_INTERRUPTED
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)  # a usual exit would wait for the run, which goes on
+
+
+def _follow(followed: Followed, view: View, left: list[bool]) -> RunEnded | None:
+    """Show events until the run is over (its last event) or the user leaves (None)."""
+    ended: RunEnded | None = None
+    while not left:
+        events = followed.poll(POLL_S)
+        view.show(events)
+        ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), ended)
+        if followed.is_over:
+            return ended
+    return None
+
+
+def _view(as_json: bool) -> View:
+    if as_json:
+        return JsonView()
+    from tui.headless_view import PlainView, TerminalView
+
+    return TerminalView() if sys.stderr.isatty() else PlainView()
+
+
+class JsonView:
+    """One event a line on stdout, and nothing else."""
+
+    def show(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            sys.stdout.buffer.write(encode(event) + b"\n")
+        sys.stdout.buffer.flush()
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def close(self, run: RunFolder | None) -> None:
+        pass

@@ -1,0 +1,117 @@
+"""`segtui runs` and `segtui checkpoints`: tables for people, json lines for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import EXIT_DONE, RequestError
+from engine.run import all_checkpoints, all_runs
+
+
+def runs(folder: Path, *, as_json: bool) -> int:
+    """Newest first. A record that cannot be read is a row that says so."""
+    rows: list[dict[str, Any]] = []
+    for run in all_runs(folder):
+        try:
+            rows.append(msgspec.to_builtins(run.read()) | {"path": str(run.path)})
+        except RequestError as error:
+            rows.append({"name": run.path.name, "path": str(run.path), "state": "unreadable", "created": 0.0, "error": str(error)})
+    rows.sort(key=lambda row: -row["created"])
+    if as_json:
+        return _print_json(rows)
+    if not rows:
+        return _nothing(folder, "no runs yet: start one with `segtui --headless presets/demo.toml`")
+    _table(
+        ("run", "state", "preset", "epoch", "best mIoU", "toggles", "took", "age"),
+        [
+            (
+                row["name"],
+                row["state"],
+                row.get("preset", ""),
+                f"{row['epoch']}/{row['epochs']}" if "epochs" in row else "",
+                _score(row.get("best_mIoU")) + (f" @{row['best_epoch']}" if row.get("best_epoch") else ""),
+                " ".join(name for name, on in row.get("toggles", {}).items() if on),
+                _duration((row.get("ended") or time.time()) - row["created"]) if row["created"] and row["state"] != "lost" else "",
+                _duration(time.time() - row["created"]) if row["created"] else "",
+            )
+            for row in rows
+        ],
+    )
+    return EXIT_DONE
+
+
+def checkpoints(folder: Path, *, as_json: bool) -> int:
+    """Best first, from the files' headers alone."""
+    rows = [row.row() for row in all_checkpoints(folder)]
+    if as_json:
+        return _print_json(rows)
+    if not rows:
+        return _nothing(folder, "no checkpoints yet: a run keeps its best after the first validation (debug runs keep none)")
+    _table(
+        ("mIoU", "run", "checkpoint", "epoch", "model", "size", "age"),
+        [
+            (
+                _score(row["mIoU"]),
+                row["run"],
+                Path(row["path"]).stem,
+                "" if row["epoch"] is None else str(row["epoch"]),
+                row["model"] or row["problem"],
+                f"{row['bytes'] / 2**20:.1f} MiB",
+                _duration(time.time() - row["modified"]),
+            )
+            for row in rows
+        ],
+    )
+    return EXIT_DONE
+
+
+def _print_json(rows: Iterable[dict[str, Any]]) -> int:
+    for row in rows:
+        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+    sys.stdout.flush()
+    return EXIT_DONE
+
+
+def _nothing(folder: Path, text: str) -> int:
+    print(f"{folder}: {text}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """rich's table on a terminal; plain columns, never cut, where another program reads them."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in [head, *rows]))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold", justify="right" if name in ("mIoU", "epoch", "size", "age", "took") else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: `45s`, `12m`, `3h05m`, `2d04h`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
