@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from engine.augment import Augmentation
 from engine.coco import Split
 from engine.images import ImageError, read_rgb
 from engine.masks import MaskCache
+from engine.processes import START_METHOD, start_loader_worker
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 Key = tuple[int, int]
@@ -107,20 +106,14 @@ def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, de
         num_workers=workers,
         collate_fn=_stack,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_loader_worker,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),
+        multiprocessing_context=START_METHOD if workers else None,
     )
 
 
 def _stack(items: Sequence[Item]) -> Batch:
     images, labels, indices = zip(*items, strict=True)
     return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(indices))
-
-
-def _start_worker(_: int) -> None:
-    """A signal to the whole group must not end the workers before the trainer has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from engine.coco import Overlap, Split, rasterise
+from engine.processes import START_METHOD, start_loader_worker
 
 FORMAT = 1
 
@@ -88,13 +89,16 @@ def run_lengths(labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def _draw(split: Split, overlap: Overlap, folder: Path, workers: int, progress: Callable[[int, int], None]) -> None:
-    few = len(split) < 64  # starting processes would take longer than drawing
+    few = len(split) <= 64  # starting processes would take longer than drawing
+    workers = 0 if few else workers
     loader = DataLoader(
         _Drawn(split, overlap),
         batch_size=None,
-        num_workers=0 if few else workers,
+        num_workers=workers,
         generator=torch.Generator(),
         collate_fn=_as_is,
+        worker_init_fn=start_loader_worker,
+        multiprocessing_context=START_METHOD if workers else None,
     )
     values, lengths, pixels = [], [], np.zeros(256, np.int64)
     for done, (value, length) in enumerate(loader, start=1):

@@ -1,7 +1,8 @@
 """Loading a preset: files that extend each other, overrides, and every mistake in them at once.
 
 The order in which a value is decided: the preset's bases, the preset, the variable SEGTUI_DATA (for `data.root`),
-then `--set` from left to right. Tables merge, arrays replace.
+then `--set` from left to right. Tables merge, arrays replace; a component whose type changes keeps those of its
+arguments that the new type has too.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from engine.catalogue import catalogue
 from engine.errors import Problem, RequestError, did_you_mean
 from engine.preset_check import check
-from engine.schema import Preset
+from engine.schema import LossTable, ModelTable, OptimizerTable, Preset, SchedulerTable
 from engine.toml_lines import KeyPath, key_lines
 
+COMPONENTS = {"model": "models", "loss": "losses", "optimizer": "optimizers", "scheduler": "schedulers"}
+FIELDS = {
+    "model": set(ModelTable.model_fields),
+    "loss": set(LossTable.model_fields),
+    "optimizer": set(OptimizerTable.model_fields),
+    "scheduler": set(SchedulerTable.model_fields),
+}
 BUILT_IN = Path(__file__).parent.parent / "presets"
 
 
@@ -169,8 +178,19 @@ def _nested(path: KeyPath, value: Any, present: Any, name: str) -> Any:
 def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merged(merged, layer.table)
+        merged = _merged(_fitting(merged, layer.table), layer.table)
     return merged
+
+
+def _fitting(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """What is below, less the arguments of a component whose type changes above and has no such arguments."""
+    fitting = dict(below)
+    for key, kinds in COMPONENTS.items():
+        old, new = below.get(key), above.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("type") not in (None, old.get("type")):
+            arguments = getattr(catalogue(), kinds).get(new["type"], {}) if isinstance(new["type"], str) else {}
+            fitting[key] = {name: value for name, value in old.items() if name in arguments or name in FIELDS[key]}
+    return fitting
 
 
 def _merged(below: Any, above: Any) -> Any:
