@@ -33,12 +33,15 @@ class Augmentation:
     """
 
     def __init__(
-        self, transforms: Sequence[Component], background: Background, size: tuple[int, int] | None, fit: Literal["resize", "crop"], seed: int
+        self,
+        transforms: Sequence[Component],
+        background: Background,
+        size: tuple[int, int] | None,
+        fit: Literal["resize", "crop"],
+        seed: int,
     ) -> None:
         fill = IGNORED if background == "ignore" else 0
-        steps = [
-            _transform(table.type, table.args, fill, f"augment.train[{number}]") for number, table in enumerate(transforms)
-        ]
+        steps = [_transform(table.type, table.args, fill, f"augment.train[{number}]") for number, table in enumerate(transforms)]
         self.size = size
         self.seed = seed
         self.pipeline = construct(albumentations.Compose, {"transforms": steps, "strict": True}, "augment.train")

@@ -44,8 +44,12 @@ def load_resume(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RequestError(Problem("there is no state to resume from", file=str(path), fix="a run can be resumed once it has ended an epoch or was stopped")) from None
-    except Exception as error:  # noqa: BLE001  torch raises almost anything for a damaged file
+        raise RequestError(
+            Problem(
+                "there is no state to resume from", file=str(path), fix="a run can be resumed once it has ended an epoch or was stopped"
+            )
+        ) from None
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(Problem(f"cannot be read as a resume state: {first}", file=str(path))) from error
     if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:

@@ -14,7 +14,7 @@ def construct(kind: Callable[..., T], arguments: Mapping[str, Any], key: str) ->
     """`kind(**arguments)`. Raises RequestError with the library's own words where it refuses the values."""
     try:
         return kind(**arguments)
-    except Exception as error:  # noqa: BLE001  a constructor may raise anything; its arguments are the user's
+    except Exception as error:
         name = getattr(kind, "__name__", str(kind))
         raise RequestError(Problem(f"{name} refuses these values: {_reason(error)}", key=key)) from error
 

@@ -88,7 +88,9 @@ class ValidationBatches(Sampler[list[Key]]):
         for index, size in enumerate(sizes.tolist()):
             by_size.setdefault(tuple(size), []).append(index)
         self.batches = [
-            [(0, index) for index in group[start : start + batch_size]] for group in by_size.values() for start in range(0, len(group), batch_size)
+            [(0, index) for index in group[start : start + batch_size]]
+            for group in by_size.values()
+            for start in range(0, len(group), batch_size)
         ]
 
     def __len__(self) -> int:
@@ -102,7 +104,7 @@ def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, de
     """Yields Batch. Its own generator: iterating would otherwise draw from torch's global one and change training."""
     return DataLoader(
         data,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_stack,
         pin_memory=device.type == "cuda",

@@ -20,7 +20,7 @@ from engine.errors import Problem, RequestError, RunError
 from engine.events import AnyEvent, EventLog, EventReader, RunEnded, State, decode
 from engine.run import RunFolder, RunRecord, process_is
 from engine.system import out_of_memory_kills
-from engine.worker import Accepted, Refused, Request, main
+from engine.worker import Refused, Request, main
 
 QUEUE_EVENTS = 2000
 ANSWER_S = 10.0

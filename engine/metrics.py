@@ -51,7 +51,7 @@ class Scores:
 
     acc: float | None
     mean_acc: float | None
-    mIoU: float | None  # noqa: N815  the field's own name
+    mIoU: float | None
     fwavacc: float | None
     IoU: list[float | None]
     class_acc: list[float | None]
@@ -99,7 +99,7 @@ def _listed(values: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def image_mIoU(matrices: torch.Tensor) -> torch.Tensor:  # noqa: N802  the field's own name
+def image_mIoU(matrices: torch.Tensor) -> torch.Tensor:
     """int64 (N, C, C) to float32 (N,): each image's mean IoU over the classes in its labels or prediction; 1 where none is."""
     hits = matrices.diagonal(dim1=1, dim2=2).float()
     union = (matrices.sum(dim=1) + matrices.sum(dim=2)).float() - hits

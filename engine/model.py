@@ -50,7 +50,11 @@ def build_model(table: ModelTable, classes: int) -> tuple[nn.Module, Pretraining
             reason = f"loading its {weights} weights failed ({error.problems[0].message})"
     if reason and table.encoder_weights not in ("auto", "none"):
         fix = f'put the hub\'s cache ({hub.HF_HUB_CACHE}) of a machine with a network here, or set model.encoder_weights = "auto"'
-        raise RequestError(Problem(f"{table.encoder_weights!r} weights of {table.encoder_name} cannot be had: {reason}", key="model.encoder_weights", fix=fix))
+        raise RequestError(
+            Problem(
+                f"{table.encoder_weights!r} weights of {table.encoder_name} cannot be had: {reason}", key="model.encoder_weights", fix=fix
+            )
+        )
     warning = f"{table.encoder_name} starts from scratch: {reason}" if reason else ""
     return _construct(table, classes, None), Pretraining(None, IMAGENET_MEAN, IMAGENET_STD, warning)
 
@@ -104,7 +108,11 @@ def check_sizes(model: nn.Module, table: ModelTable, sizes: Sequence[tuple[int, 
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise RequestError(
-            Problem(f"{table.type} with {table.encoder_name} cannot take images of {height}x{width}: {first}", key="model", fix="choose a larger data.image_size, or another model")
+            Problem(
+                f"{table.type} with {table.encoder_name} cannot take images of {height}x{width}: {first}",
+                key="model",
+                fix="choose a larger data.image_size, or another model",
+            )
         ) from error
     finally:
         model.train(training)
@@ -133,6 +141,6 @@ def _source(encoder: str, wanted: str) -> tuple[str, str, str | None, tuple[str,
         return "imagenet", settings.hf_hub_id, None, (settings.hf_hub_filename or "model.safetensors",)
     sets = smp.encoders.encoders[encoder]["pretrained_settings"]
     name = ("imagenet" if "imagenet" in sets else next(iter(sets), None)) if wanted == "auto" else wanted
-    if name not in sets:
+    if name is None or name not in sets:
         return None
     return name, sets[name]["repo_id"], sets[name]["revision"], ("config.json", "model.safetensors")

@@ -14,6 +14,7 @@ from torch import nn
 from engine.coco import IGNORED
 from engine.construct import construct
 from engine.errors import Problem, RequestError
+from engine.events import Validation
 from engine.schema import LossTable, OptimizerTable, SchedulerTable
 
 
@@ -50,7 +51,8 @@ class PixelLoss(nn.Module):
         labelled = labels != IGNORED
         weight = self.loss.weight
         share = labelled if weight is None else weight[torch.where(labelled, labels, 0)] * labelled
-        return per_pixel.sum() / share.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        mean: torch.Tensor = per_pixel.sum() / share.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        return mean
 
 
 class BinaryLoss(nn.Module):
@@ -66,7 +68,8 @@ class BinaryLoss(nn.Module):
         if not isinstance(self.loss, nn.BCEWithLogitsLoss):
             return self.loss(logits, torch.where(labelled, target, float(IGNORED)))  # type: ignore[no-any-return]
         per_decision = self.loss(logits, target) * labelled
-        return per_decision.sum() / (labelled.sum() * logits.shape[1]).clamp_min(1)
+        mean: torch.Tensor = per_decision.sum() / (labelled.sum() * logits.shape[1]).clamp_min(1)
+        return mean
 
 
 def _term(table: LossTable, classes: int, auto_weights: Sequence[float], key: str) -> nn.Module:
@@ -76,9 +79,13 @@ def _term(table: LossTable, classes: int, auto_weights: Sequence[float], key: st
     arguments = table.args
     if "reduction" in arguments and from_torch:
         raise RequestError(Problem("the loss is always the mean over labelled pixels", key=f"{key}.reduction", fix="leave it out"))
-    arguments |= {name: value for name, value in (("ignore_index", IGNORED), ("mode", "multiclass")) if name in known and name not in arguments}
+    arguments |= {
+        name: value for name, value in (("ignore_index", IGNORED), ("mode", "multiclass")) if name in known and name not in arguments
+    }
     if arguments.get("mode", "multiclass") != "multiclass":
-        raise RequestError(Problem(f"{arguments['mode']!r} does not fit one class per pixel", key=f"{key}.mode", fix='leave it out, or write "multiclass"'))
+        raise RequestError(
+            Problem(f"{arguments['mode']!r} does not fit one class per pixel", key=f"{key}.mode", fix='leave it out, or write "multiclass"')
+        )
     weights = list(auto_weights) if table.class_weights == "auto" else table.class_weights
     if weights is not None and len(weights) != classes:
         raise RequestError(Problem(f"has {len(weights)} numbers for {classes} classes", key=f"{key}.class_weights"))
@@ -122,10 +129,14 @@ class Schedule:
         self.by_step = table is not None and table.interval == "step"
         self.scheduler: Any = None
         if table is not None:
-            arguments: dict[str, Any] = {name: (steps if self.by_step else epochs) if value == "auto" else value for name, value in table.args.items()}
+            arguments: dict[str, Any] = {
+                name: (steps if self.by_step else epochs) if value == "auto" else value for name, value in table.args.items()
+            }
             if table.type == "ReduceLROnPlateau":
                 if self.by_step:
-                    raise RequestError(Problem("ReduceLROnPlateau looks at validations", key="scheduler.interval", fix='write interval = "epoch"'))
+                    raise RequestError(
+                        Problem("ReduceLROnPlateau looks at validations", key="scheduler.interval", fix='write interval = "epoch"')
+                    )
                 arguments.setdefault("mode", "max")
             kind = getattr(torch.optim.lr_scheduler, table.type)
             self.scheduler = construct(kind, arguments | {"optimizer": optimizer}, "scheduler")
@@ -143,12 +154,12 @@ class Schedule:
             self.scheduler.step()
             self.rates = self._current()
 
-    def after_epoch(self, mIoU: float | None, loss: float | None) -> None:  # noqa: N803
-        """`mIoU` and `loss` of the validation after this epoch; None where there was none."""
+    def after_epoch(self, validation: Validation | None) -> None:
+        """`validation` is that after this epoch, None where there was none."""
         if self.scheduler is None or self.by_step:
             return
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            metric = mIoU if self.scheduler.mode == "max" else loss
+            metric = None if validation is None else validation.mIoU if self.scheduler.mode == "max" else validation.loss
             if metric is not None:
                 self.scheduler.step(metric)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +77,23 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
 
     train, val = read_data(preset, toggles)
     for name, split in (("train", train), ("val", val)):
-        check_images(split, lambda done, total, name=name: progress(f"check {name}", done, total))  # type: ignore[misc]
+        check_images(split, partial(progress, f"check {name}"))
     size = training_size(preset, train)
     augmentation = Augmentation(preset.augment.train, preset.data.background, size, _fit(preset), preset.train.seed)
 
     model, pretraining = build_model(preset.model, len(train.classes))
     check_sizes(model, preset.model, [size, *{(int(height), int(width)) for height, width in val.sizes}])
-    model = model.to(device, memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(preset.train.ema_decay)) if preset.train.ema_decay else None
+    model = model.to(device).to(memory_format=torch.channels_last)
+    average = None
+    if preset.train.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(preset.train.ema_decay))  # type: ignore[no-untyped-call]
     batches = TrainingBatches(len(train), preset.data.batch_size, preset.train.seed)
     optimizer = build_optimizer(preset.optimizer, model.parameters())
     steps = -(-len(batches) // preset.train.accumulate) * preset.train.epochs
     schedule = Schedule(preset.scheduler, optimizer, preset.train.epochs, steps, preset.train.warmup_steps)
 
     masks = {
-        name: mask_cache(split, preset.data.overlap, caches, preset.data.workers, lambda done, total, name=name: progress(f"masks {name}", done, total))  # type: ignore[misc]
+        name: mask_cache(split, preset.data.overlap, caches, preset.data.workers, partial(progress, f"masks {name}"))
         for name, split in (("train", train), ("val", val))
     }
     pixels = masks["train"].pixels[: len(train.classes)].tolist()
@@ -159,7 +162,11 @@ def read_data(preset: Preset, toggles: Toggles) -> tuple[Split, Split]:
         val = debug_subset(val, preset.debug.ratio, preset.debug.seed, 1)
     if len(train) < data.batch_size:
         raise RequestError(
-            Problem(f"is {data.batch_size}, but {train.json} has {len(train)} images", key="data.batch_size", fix=f"set it to {len(train)} or less")
+            Problem(
+                f"is {data.batch_size}, but {train.json} has {len(train)} images",
+                key="data.batch_size",
+                fix=f"set it to {len(train)} or less",
+            )
         )
     return train, val
 
@@ -188,7 +195,9 @@ def _fit(preset: Preset) -> Any:
 
 def _warnings(preset: Preset, pretraining: Pretraining, train: Split, pixels: list[int]) -> list[str]:
     warnings = [pretraining.warning] if pretraining.warning else []
-    warnings += [f"{table.type} takes about {SLOW[table.type]:.0f} s for an image of 512x512" for table in preset.augment.train if table.type in SLOW]
+    warnings += [
+        f"{table.type} takes about {SLOW[table.type]:.0f} s for an image of 512x512" for table in preset.augment.train if table.type in SLOW
+    ]
     absent = [name for name, count in zip(train.classes, pixels, strict=True) if not count]
     return warnings + ([f"the training images have no pixel of: {', '.join(absent)}"] if absent else [])
 

@@ -221,7 +221,9 @@ def _located(path: KeyPath, message: str, fix: str, layers: Sequence[Layer]) -> 
         for layer in reversed(layers):
             if layer.has(path[:length]):
                 return Problem(message, layer.name, key, layer.lines.get(path[:length]) if layer.text else None, fix)
-    return Problem(message, [layer for layer in layers if layer.name != "SEGTUI_DATA" and not layer.name.startswith("--set")][-1].name, key, None, fix)
+    return Problem(
+        message, [layer for layer in layers if layer.name != "SEGTUI_DATA" and not layer.name.startswith("--set")][-1].name, key, None, fix
+    )
 
 
 def _find(table: Any, path: KeyPath) -> Any:

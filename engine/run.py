@@ -116,7 +116,7 @@ def process_is(pid: int, started: float) -> bool:
     """Whether `pid` runs and is the process that started then (a number is used again after some time)."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -167,7 +167,9 @@ class RunLock:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise RequestError(Problem("another process is running this run", file=str(folder.path), fix=f"watch it: segtui attach {folder.path}")) from None
+            raise RequestError(
+                Problem("another process is running this run", file=str(folder.path), fix=f"watch it: segtui attach {folder.path}")
+            ) from None
 
 
 def find_run(name: str, runs: Path) -> RunFolder:
@@ -176,7 +178,9 @@ def find_run(name: str, runs: Path) -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     names = [run.path.name for run in all_runs(runs)]
-    raise RequestError(Problem("there is no such run", file=name, fix=did_you_mean(name, names) or f"`segtui runs --runs {runs}` lists them"))
+    raise RequestError(
+        Problem("there is no such run", file=name, fix=did_you_mean(name, names) or f"`segtui runs --runs {runs}` lists them")
+    )
 
 
 def all_runs(runs: Path) -> Iterator[RunFolder]:

@@ -53,7 +53,9 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
 class Session:
     """The run while this process works on it."""
 
-    def __init__(self, setup: Setup, run: RunFolder, resumed: _ResumeState | None, report: Reporter, stop_asked: Callable[[], bool]) -> None:
+    def __init__(
+        self, setup: Setup, run: RunFolder, resumed: _ResumeState | None, report: Reporter, stop_asked: Callable[[], bool]
+    ) -> None:
         self.setup, self.run, self.report = setup, run, report
         self.lock = resumed.lock if resumed else RunLock(run)
         self.trainer = Trainer(setup, report, stop_asked, self.keep)
@@ -72,7 +74,7 @@ class Session:
         self.next_seq = report.open(EventLog(run.events))
         self.tracker = self._tracker(resumed is not None)
 
-    def run_to_end(self, stop: Callable[[], bool]) -> int:
+    def run_to_end(self) -> int:
         """Train until something ends it; the exit code."""
         self.report(self._started())
         for text in self.setup.warnings:
@@ -107,7 +109,7 @@ class Session:
     def keep(self, trainer: Trainer, validated: Validated | None) -> None:
         """After an epoch: the best weights, every n-th epoch's, the state to resume from, the pictures, the record."""
         epoch = trainer.at.epoch - 1
-        mIoU = validated.event.mIoU if validated else None  # noqa: N806  the field's own name
+        mIoU = validated.event.mIoU if validated else None
         iou = validated.event.IoU if validated else []
         every = self.setup.preset.train.save_interval
         if not self.setup.toggles.debug:
@@ -129,9 +131,9 @@ class Session:
     def keep_last(self) -> None:
         if not self.setup.toggles.debug:
             last = self.last_validation.event if self.last_validation else None
-            self.keep_weights("last", "last", self.trainer.at.epoch - 1, last and last.mIoU, last.IoU if last else [])
+            self.keep_weights("last", "last", self.trainer.at.epoch - 1, last.mIoU if last else None, last.IoU if last else [])
 
-    def keep_weights(self, kind: Any, name: str, epoch: int, mIoU: float | None, iou: list[float | None]) -> None:  # noqa: N803
+    def keep_weights(self, kind: Any, name: str, epoch: int, mIoU: float | None, iou: list[float | None]) -> None:
         setup = self.setup
         header = CheckpointHeader(
             segtui=version("segtui"),
@@ -177,11 +179,13 @@ class Session:
         size = f"batch size {self.setup.preset.data.batch_size}, image size {self._image_size()}"
         if isinstance(error, torch.cuda.OutOfMemoryError):
             peak = torch.cuda.max_memory_allocated() / 2**30
-            return f"out of GPU memory with {size}: the peak was {peak:.1f} GiB. Lower data.batch_size (and raise train.accumulate) or data.image_size"
+            fix = "Lower data.batch_size (and raise train.accumulate) or data.image_size"
+            return f"out of GPU memory with {size}: the peak was {peak:.1f} GiB. {fix}"
         if isinstance(error, RunError):
             return text
         if "does not have a deterministic implementation" in text:
-            return f"{text.split(' does not')[0]} has no deterministic path on this device; run without the deterministic toggle, or with another model or loss"
+            fix = "run without the deterministic toggle, or with another model or loss"
+            return f"{text.split(' does not')[0]} has no deterministic path on this device; {fix}"
         if "DataLoader worker" in text:
             killed = (out_of_memory_kills() or 0) > (self.kills or 0)
             cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
@@ -286,13 +290,21 @@ class _ResumeState:
             raise RequestError(Problem("is a debug run, which saves nothing to resume from", file=str(run.path)))
         self.state = load_resume(run.resume)
         if self.state["preset"] != _preset_hash(table):
-            raise RequestError(Problem("has changed since the run started", file=str(run.preset), fix="put it back, or start a new run with it"))
+            raise RequestError(
+                Problem("has changed since the run started", file=str(run.preset), fix="put it back, or start a new run with it")
+            )
 
     def check_data(self, setup: Setup) -> None:
         for split in ("train", "val"):
             if self.state["data"][split] != setup.digests[split]:
                 name = getattr(setup.preset.data, split)
-                raise RequestError(Problem("has changed since the run started", file=str(Path(setup.preset.data.root) / name), fix="put it back, or start a new run"))
+                raise RequestError(
+                    Problem(
+                        "has changed since the run started",
+                        file=str(Path(setup.preset.data.root) / name),
+                        fix="put it back, or start a new run",
+                    )
+                )
 
 
 def remove_leftovers(run: RunFolder) -> None:

@@ -56,7 +56,13 @@ class StepLog:
         now = time.perf_counter()
         took = max(now - self._step_began, 1e-9)
         event = Step(
-            epoch=at.epoch, step=at.step, loss=None, lr=rate, images_per_s=len(indices) / took, data_wait=min(self._waited / took, 1.0), time=time.time()
+            epoch=at.epoch,
+            step=at.step,
+            loss=None,
+            lr=rate,
+            images_per_s=len(indices) / took,
+            data_wait=min(self._waited / took, 1.0),
+            time=time.time(),
         )
         self._pending.append(_Pending(event, loss, indices))
         self._step_began, self._waited = now, 0.0

@@ -29,7 +29,9 @@ class Heartbeat:
         devices = _gpus()
         psutil.cpu_percent()
         while not self._stop.wait(HEARTBEAT_S):
-            self._report(System(cpu=psutil.cpu_percent() / 100, ram=psutil.virtual_memory().percent / 100, gpu=[_gpu(device) for device in devices]))
+            self._report(
+                System(cpu=psutil.cpu_percent() / 100, ram=psutil.virtual_memory().percent / 100, gpu=[_gpu(device) for device in devices])
+            )
 
 
 def _gpus() -> list[Any]:
@@ -52,7 +54,11 @@ def _gpu(device: Any) -> Gpu:
         except pynvml.NVMLError:  # one figure that a card does not have
             return None
 
-    use, memory, power = read(pynvml.nvmlDeviceGetUtilizationRates), read(pynvml.nvmlDeviceGetMemoryInfo), read(pynvml.nvmlDeviceGetPowerUsage)
+    use, memory, power = (
+        read(pynvml.nvmlDeviceGetUtilizationRates),
+        read(pynvml.nvmlDeviceGetMemoryInfo),
+        read(pynvml.nvmlDeviceGetPowerUsage),
+    )
     temperature = read(lambda handle: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
     return Gpu(
         util=use and use.gpu / 100,

@@ -52,7 +52,9 @@ class Validated:
 class Trainer:
     """Trains a setup. `report` takes events, `stop_asked` is looked at after each step, `keep` saves after each epoch."""
 
-    def __init__(self, setup: Setup, report: Report, stop_asked: Callable[[], bool], keep: Callable[[Trainer, Validated | None], None]) -> None:
+    def __init__(
+        self, setup: Setup, report: Report, stop_asked: Callable[[], bool], keep: Callable[[Trainer, Validated | None], None]
+    ) -> None:
         self.setup, self.report, self.stop_asked, self.keep = setup, report, stop_asked, keep
         self.at = Position()
         self.matrix = torch.zeros(len(setup.classes), len(setup.classes), dtype=torch.int64, device=setup.device)
@@ -65,7 +67,7 @@ class Trainer:
             self.train_epoch()
             self.report_epoch()
             validated = self.validate() if self.is_validation_due() else None
-            self.setup.schedule.after_epoch(validated and validated.event.mIoU, validated and validated.event.loss)
+            self.setup.schedule.after_epoch(validated.event if validated else None)
             self.start_next_epoch()
             self.keep(self, validated)
             if self.is_patience_spent():

@@ -61,7 +61,7 @@ class StopSignal:
     def __call__(self) -> bool:
         return self.asked
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, _number: int, _frame: object) -> None:
         if self.session is None:
             raise SystemExit(errors.EXIT_INTERRUPTED)
         if self.asked:
@@ -88,7 +88,7 @@ def main(request: Request, answer: Connection, listener: Queue) -> None:
     stop.session = session
     answer.send(Accepted(session.run.path, session.next_seq))
     answer.close()
-    sys.exit(session.run_to_end(stop))
+    sys.exit(session.run_to_end())
 
 
 def _detach_streams() -> int:

@@ -60,7 +60,9 @@ def _train(given: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="a subset of the data, no checkpoints, debug_ in the names")
     parser.add_argument("--deterministic", action="store_true", help="the same preset gives the same weights, byte for byte")
     parser.add_argument("--private", action="store_true", help="your own Weights & Biases entity, not the team's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a value, as in train.epochs=10")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a value, as in train.epochs=10"
+    )
     parser.add_argument("--resume", metavar="RUN", help="go on with a stopped, failed or lost run, byte for byte")
     _common(parser)
     options = parser.parse_args(given)

@@ -52,7 +52,7 @@ def attach(name: str, runs: Path, *, as_json: bool) -> int:
     followed = Attached(run)
     view = _view(as_json)
     left: list[bool] = []
-    signal.signal(signal.SIGINT, lambda number, frame: left.append(True))
+    signal.signal(signal.SIGINT, lambda _number, _frame: left.append(True))
     ended = _follow(followed, view, left)
     view.close(run)
     if ended is None:
@@ -77,7 +77,7 @@ def _launch(request: Request, *, as_json: bool) -> int:
     launched = Launched(request)
     asked = 0
 
-    def on_stop(number: int, frame: object) -> None:
+    def on_stop(_number: int, _frame: object) -> None:
         nonlocal asked
         asked += 1
         launched.stop()
@@ -99,7 +99,7 @@ def _launch(request: Request, *, as_json: bool) -> int:
         if asked:
             return EXIT_INTERRUPTED
         raise
-    except BaseException:
+    except BaseException:  # noqa: BLE001  whatever it is, it is told, and the run goes on without us
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(EXIT_FAILED)  # a usual exit would wait for the run, which goes on

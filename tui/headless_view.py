@@ -85,10 +85,12 @@ class PlainView:
             match event:
                 case RunStarted():
                     self._print(header(self._state))
-                case Step() if time.monotonic() - self._told > PLAIN_EVERY_S and self._state.started is not None:
+                case Step() if time.monotonic() - self._told > PLAIN_EVERY_S:
                     self._told = time.monotonic()
-                    left = clock(self._state.seconds_left)
-                    self._print(f"epoch {event.epoch}/{self._state.started.epochs} step {event.step}/{self._state.total_steps} {figures(self._state)} {left} left")
+                    state = self._state
+                    assert state.started is not None
+                    place = f"epoch {event.epoch}/{state.started.epochs} step {event.step}/{state.total_steps}"
+                    self._print(f"{place} · {figures(state)} · {clock(state.seconds_left)} left")
                 case Validation():
                     self._print(validation_table(self._state))
                 case Message():
@@ -140,8 +142,16 @@ def validation_table(state: RunState) -> Table:
     last = state.validations[-1]
     classes = state.started.classes
     pixels = max(sum(last.support), 1)
-    mean_change = last.mIoU - state.validations[-2].mIoU if len(state.validations) > 1 and last.mIoU is not None and state.validations[-2].mIoU is not None else None
-    best = Text("  best so far", style="bold green") if last.best else Text(f"  best {_score(last.best_mIoU)} in epoch {last.best_epoch}", style="dim")
+    mean_change = (
+        last.mIoU - state.validations[-2].mIoU
+        if len(state.validations) > 1 and last.mIoU is not None and state.validations[-2].mIoU is not None
+        else None
+    )
+    best = (
+        Text("  best so far", style="bold green")
+        if last.best
+        else Text(f"  best {_score(last.best_mIoU)} in epoch {last.best_epoch}", style="dim")
+    )
     title = Text.assemble(f"epoch {last.epoch}   ", ("mIoU ", "bold"), (_score(last.mIoU), "bold"), f" {_change(mean_change)}", best)
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", overflow="ellipsis", no_wrap=True)
@@ -160,7 +170,8 @@ def validation_table(state: RunState) -> Table:
             Text("█" * round((iou or 0) * BAR_CELLS), style=style),
         )
     seen = sum(value is not None for value in last.IoU)
-    table.caption = f"mean over {seen} of {len(classes)} classes · loss {_score(last.loss)} · pixel accuracy {_score(last.acc)} · fw IoU {_score(last.fwavacc)}"
+    overall = f"loss {_score(last.loss)} · pixel accuracy {_score(last.acc)} · fw IoU {_score(last.fwavacc)}"
+    table.caption = f"mean over {seen} of {len(classes)} classes\n{overall}"
     table.caption_justify = "left"
     return table
 

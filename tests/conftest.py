@@ -1,0 +1,52 @@
+"""What several tests share: small COCO data sets on disk, and caches that do not touch the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ["WANDB_MODE"] = "offline"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("SEGTUI_DATA", raising=False)
+    yield
+
+
+def write_shapes(root: Path, *, train: int = 8, val: int = 4, size: tuple[int, int] = (64, 64)) -> Path:
+    """A data set of coloured rectangles and triangles: two categories, polygons, PNG images in a subfolder."""
+    rng = np.random.default_rng(5)
+    (root / "images").mkdir(parents=True)
+    for split, count in (("train", train), ("val", val)):
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number in range(count):
+            name = f"images/{split}_{number}.png"
+            picture = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
+            images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
+            for category in (1, 2):
+                x, y = rng.integers(0, size[1] // 2), rng.integers(0, size[0] // 2)
+                side = int(rng.integers(12, 28))
+                corners = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)] if category == 1 else [(x, y), (x + side, y), (x, y + side)]
+                cv2.fillPoly(picture, [np.array(corners)], (250, 40, 40) if category == 1 else (40, 40, 250))
+                polygon = [float(value) for corner in corners for value in corner]
+                area = side * side if category == 1 else side * side / 2
+                annotations.append({"id": len(annotations), "image_id": number, "category_id": category, "segmentation": [polygon], "area": area, "iscrowd": 0})
+            cv2.imwrite(str(root / name), picture)
+        categories = [{"id": 1, "name": "square"}, {"id": 2, "name": "triangle"}]
+        (root / f"{split}.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return root
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    return write_shapes(tmp_path / "shapes")
