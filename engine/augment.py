@@ -7,6 +7,7 @@ import os
 import random
 import struct
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -102,6 +103,13 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 
     The one normalisation of training, validation, test and inference, on whatever device the images are.
     """
-    scale = torch.tensor([1 / (255 * each) for each in std], device=images.device)
-    shift = torch.tensor([-middle / each for middle, each in zip(mean, std, strict=True)], device=images.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
+
+
+@cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Made once: a tensor made from Python numbers on a GPU waits for it."""
+    scale = torch.tensor([1 / (255 * each) for each in std], device=device)
+    shift = torch.tensor([-middle / each for middle, each in zip(mean, std, strict=True)], device=device)
+    return scale, shift

@@ -20,7 +20,7 @@ from engine.errors import Problem, RequestError, RunError
 from engine.events import AnyEvent, EventLog, EventReader, RunEnded, State, decode
 from engine.run import RunFolder, RunRecord, process_is
 from engine.system import out_of_memory_kills
-from engine.worker import Refused, Request, main
+from engine.worker import Crashed, Refused, Request, main
 
 QUEUE_EVENTS = 2000
 ANSWER_S = 10.0
@@ -107,6 +107,9 @@ class Launched:
             if isinstance(answer, Refused):
                 self._process.join()
                 raise answer.error
+            if isinstance(answer, Crashed):
+                self._process.join()
+                raise RunError(f"the worker failed before the run began:\n{answer.traceback}")
             self.run = RunFolder(answer.folder)
             self._next_seq = answer.next_seq
             self._reader = EventReader(self.run.events)

@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.construct import construct
 from engine.errors import Problem, RequestError
-from engine.network import reachable
+from engine.network import why_unreachable
 from engine.schema import ModelTable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,9 +71,9 @@ def decide_weights(encoder: str, wanted: str) -> tuple[str | None, str]:
         return name, ""
     if hub.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set and the weights are not in the hub's cache"
-    if reachable(hub.ENDPOINT):
-        return name, ""
-    return None, f"they are not in the hub's cache and {hub.ENDPOINT} does not answer"
+    if problem := why_unreachable(hub.ENDPOINT):
+        return None, f"its weights are not in the hub's cache, and {problem}"
+    return name, ""
 
 
 def statistics(encoder: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

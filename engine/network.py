@@ -7,30 +7,29 @@ import threading
 import urllib.request
 from urllib.parse import urlsplit
 
-WAIT_S = 2.0
+WAIT_S = 1.5
 
 
-def reachable(url: str, wait_s: float = WAIT_S) -> bool:
-    """Whether the server of `url` (or the proxy in front of it) accepts a connection; answers within `wait_s` seconds.
+def why_unreachable(url: str) -> str:
+    """Why the host of `url` (or the proxy before it) does not answer within 1.5 s; empty where it does.
 
-    The name look-up is in a thread because a resolver has time-outs of its own that nobody can shorten.
+    A resolver without a network can block for a minute, whatever time-out is set: it is left behind in a thread.
     """
-    parts = urlsplit(url)
-    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
-    parts = urlsplit(proxy) if proxy else parts
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    answered = threading.Event()
+    target = urlsplit(url)
+    proxy = urllib.request.getproxies().get(target.scheme, "")
+    if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
+        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    answers: list[str] = []
 
     def probe() -> None:
         try:
-            with socket.create_connection((parts.hostname or "", port), timeout=wait_s):
-                answered.set()
-        except OSError:
-            return
-        finally:
-            finished.set()
+            address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
+            socket.create_connection(address, timeout=WAIT_S).close()
+            answers.append("")
+        except (OSError, ValueError) as error:
+            answers.append(f"{target.hostname} does not answer ({error})")
 
-    finished = threading.Event()
-    threading.Thread(target=probe, daemon=True, name="probe").start()
-    finished.wait(wait_s)
-    return answered.is_set()
+    thread = threading.Thread(target=probe, name="probe", daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    return answers[0] if answers else f"{target.hostname} does not answer within {WAIT_S:g} s"

@@ -71,9 +71,9 @@ class Setup:
 
 def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress) -> Setup:
     """Raises RequestError for everything that is wrong with preset, data or machine."""
+    seed_everything(preset.train.seed, deterministic=toggles.deterministic)
     device = choose_device()
     precision = choose_precision(preset.train.precision, device)
-    seed_everything(preset.train.seed, deterministic=toggles.deterministic)
 
     train, val = read_data(preset, toggles)
     for name, split in (("train", train), ("val", val)):

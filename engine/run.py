@@ -183,6 +183,17 @@ def find_run(name: str, runs: Path) -> RunFolder:
     )
 
 
+def check_resumable(run: RunFolder, record: RunRecord) -> None:
+    """Raises RequestError where there is nothing to go on with."""
+    if record.state == "finished":
+        raise RequestError(Problem("has finished; there is nothing left to resume", file=str(run.path)))
+    if record.toggles.debug:
+        raise RequestError(Problem("is a debug run, which saves nothing to resume from", file=str(run.path)))
+    if not run.resume.exists():
+        fix = "a run can be resumed once it has ended an epoch or was stopped; start it again"
+        raise RequestError(Problem("has no state to resume from", file=str(run.path), fix=fix))
+
+
 def all_runs(runs: Path) -> Iterator[RunFolder]:
     """Every folder with a record, in no particular order; an absent folder has none."""
     if runs.is_dir():

@@ -35,7 +35,7 @@ class ModelTable(Component):
     encoder_name: str
     """An encoder of segmentation-models-pytorch, or timm's as "tu-..."."""
     encoder_weights: str = "auto"
-    """\"auto\": ImageNet where it can be had, else from scratch with a warning; \"imagenet\" insists; \"none\": from scratch."""
+    """auto: ImageNet where it can be had, else from scratch with a warning. imagenet (or another set) insists. none: scratch."""
 
 
 class DataTable(Table):

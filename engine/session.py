@@ -26,7 +26,7 @@ from engine.events import Checkpoint, EventLog, Images, Message, Progress, RunEn
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter
-from engine.run import RunFolder, RunLock, RunRecord, claim
+from engine.run import RunFolder, RunLock, RunRecord, check_resumable, claim
 from engine.schema import Preset
 from engine.system import Heartbeat, out_of_memory_kills
 from engine.tracking import Tracker, TrackerSettings
@@ -284,10 +284,7 @@ class _ResumeState:
         self.run = run
         self.lock = RunLock(run)
         self.record = run.read()
-        if self.record.state == "finished":
-            raise RequestError(Problem("has finished; there is nothing left to resume", file=str(run.path)))
-        if self.record.toggles.debug:
-            raise RequestError(Problem("is a debug run, which saves nothing to resume from", file=str(run.path)))
+        check_resumable(run, self.record)
         self.state = load_resume(run.resume)
         if self.state["preset"] != _preset_hash(table):
             raise RequestError(

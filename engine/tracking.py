@@ -15,12 +15,10 @@ import netrc
 import os
 import queue
 import re
-import socket
 import sys
 import threading
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +30,7 @@ import numpy as np
 import psutil
 
 from engine.events import AnyEvent, Epoch, Number, RunEnded, RunStarted, Step, System, Validation
+from engine.network import why_unreachable
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -52,7 +51,6 @@ OFF: dict[str, Any] = {
 }
 # wandb's own default. Older versions of it kept the key of the same service under api.wandb.ai.
 DEFAULT_URL = "https://api.forge.coreweave.com"
-PROBE_S = 1.5
 
 Asked = Literal["auto", "online", "offline", "disabled"]
 Mode = Literal["online", "offline", "disabled"]
@@ -333,7 +331,7 @@ def choose_mode(mode: Asked) -> tuple[Mode, str]:
         return "offline", f"WANDB_BASE_URL is not a URL: {url}"
     if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or _netrc_key(url)):
         return "offline", f"there is no API key: set WANDB_API_KEY, or run `wandb login` for {urlsplit(url).hostname}"
-    if problem := _unreachable(url):
+    if problem := why_unreachable(url):
         return "offline", problem
     return "online", f"there is an API key and {urlsplit(url).hostname} answers"
 
@@ -362,31 +360,6 @@ def _netrc_key(url: str) -> str:
         return ""
     found = [entries.authenticators(machine) for machine in machines]
     return next((entry[2] for entry in found if entry and entry[2]), "")
-
-
-def _unreachable(url: str) -> str:
-    """Why the host (or the proxy before it) does not answer; empty where it does.
-
-    A resolver without a network can block for a minute, whatever time-out is set: it is left behind in a thread.
-    """
-    target = urlsplit(url)
-    proxy = urllib.request.getproxies().get(target.scheme, "")
-    if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
-        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    answers: list[str] = []
-
-    def probe() -> None:
-        try:
-            address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
-            socket.create_connection(address, timeout=PROBE_S).close()
-            answers.append("")
-        except (OSError, ValueError) as error:
-            answers.append(f"{target.hostname} does not answer ({error})")
-
-    thread = threading.Thread(target=probe, name="tracker-probe", daemon=True)
-    thread.start()
-    thread.join(PROBE_S)
-    return answers[0] if answers else f"{target.hostname} does not answer within {PROBE_S:g} s"
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +23,9 @@ from engine.reporter import Queue, Reporter
 
 if TYPE_CHECKING:
     from engine.session import Session
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,46 @@ class Refused:
     error: RequestError
 
 
+@dataclass(frozen=True)
+class Crashed:
+    """A defect, or a machine that fails, before there was a run to log it."""
+
+    traceback: str
+
+
 class StopSignal:
-    """SIGTERM or SIGINT once: stop after this step. Twice, or before there is anything to save: end at once."""
+    """SIGTERM or SIGINT once: stop after this step. Twice: end at once. Before the run began: leave nothing.
+
+    Signals are counted by a thread on Python's wake-up descriptor: the main thread may be in one long call of a
+    library, and sees two signals that arrive meanwhile as one, and late.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self.session: Session | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        self._arrivals, wake_up = os.pipe()
+        os.set_blocking(wake_up, False)
+        signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._in_main_thread)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=self._count, daemon=True, name="signals").start()
 
     def __call__(self) -> bool:
         return self.asked
 
-    def _handle(self, _number: int, _frame: object) -> None:
+    def _in_main_thread(self, _number: int, _frame: object) -> None:
         if self.session is None:
             raise SystemExit(errors.EXIT_INTERRUPTED)
-        if self.asked:
-            self.session.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
-            os._exit(errors.EXIT_INTERRUPTED)
-        self.asked = True
+
+    def _count(self) -> None:
+        while arrived := os.read(self._arrivals, 1):
+            if arrived[0] not in STOP_SIGNALS or self.session is None:
+                continue
+            if self.asked:
+                self.session.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
+                os._exit(errors.EXIT_INTERRUPTED)
+            self.asked = True
 
 
 def main(request: Request, answer: Connection, listener: Queue) -> None:
@@ -84,6 +109,10 @@ def main(request: Request, answer: Connection, listener: Queue) -> None:
         answer.send(Refused(error))
         answer.close()
         sys.exit(errors.EXIT_REQUEST)
+    except Exception:  # noqa: BLE001  a defect of ours, before there is a log to keep it
+        answer.send(Crashed(traceback.format_exc()))
+        answer.close()
+        sys.exit(errors.EXIT_FAILED)
     _log_to(session.run.log, early_output)
     stop.session = session
     answer.send(Accepted(session.run.path, session.next_seq))

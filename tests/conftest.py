@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGTUI_DATA", raising=False)
-    yield
 
 
 def write_shapes(root: Path, *, train: int = 8, val: int = 4, size: tuple[int, int] = (64, 64)) -> Path:
@@ -36,11 +34,24 @@ def write_shapes(root: Path, *, train: int = 8, val: int = 4, size: tuple[int, i
             for category in (1, 2):
                 x, y = rng.integers(0, size[1] // 2), rng.integers(0, size[0] // 2)
                 side = int(rng.integers(12, 28))
-                corners = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)] if category == 1 else [(x, y), (x + side, y), (x, y + side)]
+                corners = (
+                    [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
+                    if category == 1
+                    else [(x, y), (x + side, y), (x, y + side)]
+                )
                 cv2.fillPoly(picture, [np.array(corners)], (250, 40, 40) if category == 1 else (40, 40, 250))
                 polygon = [float(value) for corner in corners for value in corner]
                 area = side * side if category == 1 else side * side / 2
-                annotations.append({"id": len(annotations), "image_id": number, "category_id": category, "segmentation": [polygon], "area": area, "iscrowd": 0})
+                annotations.append(
+                    {
+                        "id": len(annotations),
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": [polygon],
+                        "area": area,
+                        "iscrowd": 0,
+                    }
+                )
             cv2.imwrite(str(root / name), picture)
         categories = [{"id": 1, "name": "square"}, {"id": 2, "name": "triangle"}]
         (root / f"{split}.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))

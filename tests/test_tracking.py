@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import math
 import os
 import socket
-import struct
 import subprocess
 import sys
 import textwrap
@@ -25,6 +23,7 @@ import pytest
 
 from engine.events import Epoch, Gpu, Images, RunEnded, RunStarted, Step, System, Toggles, Validation
 from engine.tracking import DEFAULT_URL, TrackedImage, Tracker, TrackerSettings, choose_mode
+from tests.wandb_files import history, of_kind, records, values
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 CLASSES = ["Background", "Paper", "Glass"]
@@ -69,45 +68,6 @@ def validation(number: int) -> Validation:
 
 
 SYSTEM = System(cpu=0.5, ram=0.25, gpu=[Gpu(util=0.9, memory=0.4, temperature=61.0, power=None)])
-
-
-def records(folder: Path) -> list[Any]:
-    """The records of the only `.wandb` file under a folder: a 7-byte header, then LevelDB's log format."""
-    pb: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    (path,) = folder.glob("wandb/*/*.wandb")
-    content = path.read_bytes()
-    assert content[:4] == b":W&B"
-    found, offset, body = [], 7, b""
-    while offset + 7 <= len(content):
-        if 32768 - offset % 32768 < 7:
-            offset += 32768 - offset % 32768
-            continue
-        length, kind = struct.unpack("<HB", content[offset + 4 : offset + 7])
-        body += content[offset + 7 : offset + 7 + length]
-        offset += 7 + length
-        if kind in (1, 4):
-            found.append(pb.Record.FromString(body))
-            body = b""
-    return found
-
-
-def of_kind(kind: str, found: list[Any]) -> list[Any]:
-    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
-
-
-def values(items: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in items:
-        *outer, last = item.nested_key or [item.key]
-        place = found
-        for key in outer:
-            place = place.setdefault(key, {})
-        place[last] = json.loads(item.value_json)
-    return found
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return [values(row.item) for row in of_kind("history", records(folder))]
 
 
 def row_with(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:

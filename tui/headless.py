@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from engine import catalogue, launch, preset
-from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, RequestError, RunError
+from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError, RunError
 from engine.events import AnyEvent, RunEnded, Toggles, encode
 from engine.launch import Attached, Followed, Launched
-from engine.run import RunFolder, find_run
+from engine.run import RunFolder, check_resumable, find_run
 from engine.worker import Request
 
 POLL_S = 0.2
@@ -41,7 +41,8 @@ def resume(name: str, runs: Path, *, as_json: bool) -> int:
     run = find_run(name, runs)
     record = run.read()
     if record.state in ("running", "queued"):
-        raise RequestError(f"{run.path} is running: watch it with `segtui attach {run.path}`")
+        raise RequestError(Problem("is running", file=str(run.path), fix=f"watch it: segtui attach {run.path}"))
+    check_resumable(run, record)
     table = preset.load(run.preset, environment={})
     request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
     return _launch(request, as_json=as_json)
