@@ -104,7 +104,8 @@ def coco_jsons(draw: st.DrawFn) -> dict[str, Any]:
     """Ids of categories in any order, of images numbers or texts; areas that tie, lie or lack."""
     category_ids = draw(st.lists(st.integers(0, 900), min_size=1, max_size=4, unique=True))
     image_ids = draw(st.lists(st.integers(0, 99) | st.text(min_size=1, max_size=3), min_size=1, max_size=3, unique=True))
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, identity in enumerate(image_ids):
         height, width = draw(st.integers(1, 14)), draw(st.integers(1, 14))
         images.append({"id": identity, "file_name": f"batch_0{number}/{number}.jpg", "height": height, "width": width})
@@ -300,8 +301,8 @@ def test_items_do_not_depend_on_what_reads_them(augmented: SegmentationData) -> 
     """With and without loader workers, forwards and backwards, after any other item; and torch's generator stays as it was."""
     batches = TrainingBatches(len(augmented), 2, 3)
     state = torch.get_rng_state()
-    alone: list[Batch] = list(loader(augmented, batches, 0, CPU))  # type: ignore[arg-type]
-    shared: list[Batch] = list(loader(augmented, batches, 2, CPU))  # type: ignore[arg-type]
+    alone: list[Batch] = list(loader(augmented, batches, 0, CPU))
+    shared: list[Batch] = list(loader(augmented, batches, 2, CPU))
     assert torch.equal(torch.get_rng_state(), state)
     assert as_bytes(alone) == as_bytes(shared)
     assert alone[0].images.shape == (2, 48, 56, 3)

@@ -25,7 +25,8 @@ JPEG_LOSS = 12
 
 def assert_reads(path: Path, expected: NDArray[Any], tolerance: float = 0) -> None:
     found = read_rgb(path)
-    assert (found.dtype, found.shape) == (np.uint8, (*expected.shape[:2], 3))
+    assert found.dtype == np.uint8
+    assert found.shape == (*expected.shape[:2], 3)
     assert displayed_size(path) == found.shape[:2]
     difference = np.abs(found - (expected if expected.ndim == 3 else expected[..., None]).astype(float))
     assert difference.max() <= tolerance
@@ -107,7 +108,7 @@ def test_a_png_damaged_within_and_what_is_no_image_are_errors(tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="damaged.png"):
+    with pytest.raises(ImageError, match=r"damaged\.png"):
         read_rgb(path)
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "folder.png").mkdir()

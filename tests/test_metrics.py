@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn import metrics as reference
+from sklearn import metrics as reference  # type: ignore[import-untyped]
 
 from engine.coco import IGNORED
 from engine.metrics import Scores, confusion_matrices, confusion_matrix, image_mIoU, scores

@@ -72,9 +72,6 @@ def problems(text: str, *overrides: str, file: str = "above.toml") -> list[Probl
     return list(refused.value.problems)
 
 
-# --- loading and extending ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("file", sorted(BUILT_IN.glob("*.toml")), ids=lambda file: file.stem)
 def test_built_in_presets_load_and_resolve_to_themselves(file: Path, tmp_path: Path) -> None:
     if file.stem == "base":
@@ -143,9 +140,6 @@ def test_no_scheduler() -> None:
     assert above('[scheduler]\ntype = "none"').scheduler is None
 
 
-# --- overrides and SEGTUI_DATA --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("override", "find_value", "value"),
     [
@@ -191,8 +185,6 @@ def test_data_root_follows_the_environment_of_the_process(monkeypatch: pytest.Mo
     assert load("base.toml").data.root == "/from/variable"
 
 
-# --- a preset written and read back ---------------------------------------------------------------------------------------------
-
 TEXT = st.text(min_size=1, max_size=20)
 NUMBERS = st.floats(allow_nan=False) | st.integers(-(2**62), 2**62)
 
@@ -200,7 +192,7 @@ NUMBERS = st.floats(allow_nan=False) | st.integers(-(2**62), 2**62)
 TABLES = st.fixed_dictionaries(
     {
         "name": TEXT,
-        "model": st.just({"type": "Unet", "encoder_name": "resnet18"}),
+        "model": st.builds(lambda text: {"type": "Unet", "encoder_name": "resnet18", "activation": text}, st.text()),
         "data": st.fixed_dictionaries(
             {"root": st.just("/a/b")}, optional={"image_size": st.lists(st.integers(1, 9999), min_size=2, max_size=2)}
         ),
@@ -213,9 +205,7 @@ TABLES = st.fixed_dictionaries(
             min_size=1,
             max_size=3,
         ),
-        "optimizer": st.fixed_dictionaries(
-            {"type": st.just("AdamW"), "lr": NUMBERS | st.text() | st.booleans(), "betas": st.lists(NUMBERS)}
-        ),
+        "optimizer": st.fixed_dictionaries({"type": st.just("AdamW"), "lr": NUMBERS, "betas": st.lists(NUMBERS)}),
         "wandb": st.fixed_dictionaries({"project": st.text(), "tags": st.lists(st.text(), max_size=3)}),
     },
     optional={"scheduler": st.builds(lambda steps: {"type": "StepLR", "step_size": steps, "interval": "epoch"}, st.integers(1, 99))},
@@ -232,9 +222,6 @@ def test_resolved_preset_reads_back_as_itself(table: dict[str, Any], tmp_path_fa
     assert {key: given_values[key] for key in table} == table
     file.write_bytes(to_toml(first).encode())
     assert load(file, environment={}) == first
-
-
-# --- mistakes and where they stand ----------------------------------------------------------------------------------------------
 
 
 def place(problem: Problem) -> tuple[str, int | None, str]:
@@ -265,26 +252,19 @@ def test_every_mistake_is_told_with_file_key_line_and_nearest_match(folder: Path
         "weight = -1\n",
         "data.batch_size=0",
     )
-    assert [place(problem) for problem in found] == [
-        ("--set data.batch_size=0", None, "data.batch_size"),
-        ("above.toml", 3, "train.epoch"),
-        ("above.toml", 4, "train.precision"),
-        ("above.toml", 9, "augment.train[1].type"),
-        ("above.toml", 12, "augment.train[2].transforms[1].type"),
-        ("above.toml", 18, "loss[1].type"),
-        ("above.toml", 19, "loss[1].weight"),
-        ("base.toml", 19, "optimizer.beta"),
-    ]
-    fixes = {problem.key: problem.fix for problem in found}
-    for key, near in {
-        "train.epoch": "'epochs'",
-        "train.precision": "'fp32'",
-        "augment.train[1].type": "'Blur'",
-        "augment.train[2].transforms[1].type": "'GaussNoise'",
-        "loss[1].type": "'DiceLoss'",
-        "optimizer.beta": "'betas'",
-    }.items():
-        assert fixes[key].startswith(f"did you mean {near}?")
+    expected = {
+        ("--set data.batch_size=0", None, "data.batch_size"): "",
+        ("above.toml", 3, "train.epoch"): "did you mean 'epochs'?",
+        ("above.toml", 4, "train.precision"): "did you mean 'fp32'?",
+        ("above.toml", 9, "augment.train[1].type"): "did you mean 'Blur'?",
+        ("above.toml", 12, "augment.train[2].transforms[1].type"): "did you mean 'GaussNoise'?",
+        ("above.toml", 18, "loss[1].type"): "did you mean 'DiceLoss'?",
+        ("above.toml", 19, "loss[1].weight"): "",
+        ("base.toml", 19, "optimizer.beta"): "did you mean 'betas'?",
+    }
+    assert [place(problem) for problem in found] == list(expected)
+    for problem, fix in zip(found, expected.values(), strict=True):
+        assert problem.fix.startswith(fix)
 
 
 def test_a_key_that_is_missing_is_told_at_its_table() -> None:
@@ -301,13 +281,6 @@ def test_cycle_names_its_files(folder: Path) -> None:
     assert "above.toml" in str(problem)
 
 
-def test_missing_base_offers_the_nearest() -> None:
-    [problem] = problems('name = "x"\nextends = "bases.toml"\n')
-    assert place(problem) == ("above.toml", 2, "extends")
-    assert "'bases.toml'" in problem.message
-    assert problem.fix.startswith("did you mean 'base.toml'?")
-
-
 @pytest.mark.parametrize(
     ("word", "allowed", "text"),
     [
@@ -315,14 +288,11 @@ def test_missing_base_offers_the_nearest() -> None:
         ("PAM", ["pan", "fpn"], "did you mean 'pan'? (allowed: fpn, pan)"),
         ("zzz", ["b", "a"], "allowed: a, b"),
         ("zzz", [str(number) for number in range(13)], ""),
-        ("zzz", [], ""),
     ],
 )
 def test_nearest_word(word: str, allowed: list[str], text: str) -> None:
     assert did_you_mean(word, allowed) == text
 
-
-# --- lines of keys --------------------------------------------------------------------------------------------------------------
 
 SCALARS = st.sampled_from(["1", "true", "1e-3", '"text"', '"a # b"', '"]"', "'[x]'", '"\u2028"', "1979-05-27", "[]", "{}"])
 FILLERS = st.sampled_from(["", "# a comment", "   ", "# [header]", "# key = [", "# next\u0085line"])
@@ -363,7 +333,7 @@ def entries(draw: st.DrawFn, above: tuple[str | int, ...], key: str) -> list[Lin
     if kind == "inline":
         return [(f"{key} = {{ x = 1, y = [2, 3] }}", (path, (*path, "x"), (*path, "y"), (*path, "y", 0), (*path, "y", 1)))]
     if kind == "text":
-        return [(f'{key} = """', ()), ("[no.header]", ()), ("no = key", ()), ('"""', (path,))]
+        return [(f'{key} = """', (path,)), ("[no.header]", ()), ("no = [", ()), ('"""', ())]
     return draw(arrays(f"{key} = ", path, depth=0))
 
 
@@ -396,9 +366,6 @@ def test_key_lines_are_those_that_the_file_was_made_with(lines: list[Line], end:
     assert key_lines(text) == expected
 
 
-# --- the catalogue --------------------------------------------------------------------------------------------------------------
-
-
 def test_catalogue_has_the_names_that_presets_use() -> None:
     known = catalogue()
     architectures = "Unet UnetPlusPlus MAnet Linknet FPN PSPNet DeepLabV3 DeepLabV3Plus PAN UPerNet Segformer DPT"
@@ -421,8 +388,6 @@ def test_catalogue_is_what_the_libraries_offer() -> None:
     assert {name for name in known.encoders if not name.startswith("tu-")} == set(smp.encoders.encoders)
     assert {name for name in known.encoders if name.startswith("tu-")} == {f"tu-{name}" for name in timm.list_models()}
 
-
-# --- what is imported -----------------------------------------------------------------------------------------------------------
 
 HEAVY = {"torch", "torchvision", "segmentation_models_pytorch", "timm", "albumentations", "cv2", "wandb", "textual"}
 
