@@ -22,6 +22,9 @@ Overlap = Literal["area", "vertices"]
 IGNORED = 255
 MOST_CLASSES = 254
 MOST_SHOWN = 10
+MOST_PIXELS = 1 << 20
+# Sloppy outlines leave their image a little; pycocotools takes memory for every pixel on the way to a point.
+FAR_OUTSIDE = 10
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def read_split(root: Path, name: str, background: Background) -> Split:
             problems.append(f"{where} belongs to image_id {annotation.get('image_id')!r}, which is not in images")
         elif class_index is None:
             problems.append(f"{where} has category_id {annotation.get('category_id')!r}, which is not in categories")
-        else:
+        elif _has_size(images[row]):
             segmentation, problem = _segmentation(annotation.get("segmentation"), images[row])
             if problem:
                 problems.append(f"{where} {problem}")
@@ -233,12 +236,16 @@ def _rows(images: list[dict[str, Any]], problems: list[str]) -> dict[Any, int]:
             continue
         if not isinstance(name, str) or not name:
             problems.append(f"{where} has no 'file_name'")
-        if not all(_is_whole(image.get(side)) and image[side] > 0 for side in ("height", "width")):
-            problems.append(f"{where} needs 'height' and 'width' in pixels")
+        if not _has_size(image):
+            problems.append(f"{where} needs 'height' and 'width' in pixels, not {image.get('height')!r} and {image.get('width')!r}")
         if identity in rows:
             problems.append(f"image id {identity!r} occurs more than once")
         rows[identity] = row
     return rows
+
+
+def _has_size(image: dict[str, Any]) -> bool:
+    return all(_is_whole(image.get(side)) and 0 < image[side] <= MOST_PIXELS for side in ("height", "width"))
 
 
 def _segmentation(value: Any, image: dict[str, Any]) -> tuple[Any, str]:
@@ -247,6 +254,8 @@ def _segmentation(value: Any, image: dict[str, Any]) -> tuple[Any, str]:
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) % 2 or not all(_is_number(number) for number in polygon):
                 return None, "has a polygon that is not a list of x, y pairs"
+            if any(abs(number) > FAR_OUTSIDE * max(image["height"], image["width"]) for number in polygon):
+                return None, "has a polygon with a point far outside its image"
         return [polygon for polygon in value if len(polygon) >= 6], ""
     if not isinstance(value, dict):
         return None, "has no 'segmentation' (a list of polygons, or an RLE with 'size' and 'counts')"
@@ -259,7 +268,30 @@ def _segmentation(value: Any, image: dict[str, Any]) -> tuple[Any, str]:
         return value, ""
     if not isinstance(counts, str) or not counts.isascii():
         return None, "has an RLE without 'counts' (a list of numbers, or COCO's compressed text)"
+    if _pixels_of(counts) != size[0] * size[1]:
+        return None, f"has an RLE whose counts do not add up to its {size[0] * size[1]} pixels"
     return value, ""
+
+
+def _pixels_of(counts: str) -> int:
+    """The sum of COCO's compressed counts, or -1 where the text is none (`rleFrString` of the COCO API in C).
+
+    Six bits a character: five of the value and one that says that more follow. From the fourth on, a count is the
+    difference to the one before the last.
+    """
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        return -1
+    ends = np.flatnonzero(codes & 0x20 == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 11:
+        return -1
+    lengths = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    lengths -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return -1 if lengths.min() < 0 else int(lengths.sum())
 
 
 def _encoded(segmentation: Any, height: int, width: int) -> Any:

@@ -21,6 +21,6 @@ def construct(kind: Callable[..., T], arguments: Mapping[str, Any], key: str) ->
 
 def _reason(error: Exception) -> str:
     """One line: pydantic's errors are many, others say it in their first line."""
-    if callable(details := getattr(error, "errors", None)):
+    if callable(details := getattr(error.__cause__ or error.__context__ or error, "errors", None)):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details())
     return (str(error).strip() or type(error).__name__).splitlines()[0]

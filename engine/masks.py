@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from engine.coco import Overlap, Split, rasterise
+from engine.errors import Problem, RequestError
 from engine.processes import START_METHOD, start_loader_worker
 
 FORMAT = 1
@@ -56,7 +57,12 @@ def mask_cache(split: Split, overlap: Overlap, folder: Path, workers: int, progr
     final = folder / f"masks-{name}"
     if final.exists():
         return MaskCache(final)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            Problem(f"cannot be written: {error.strerror}", file=str(folder.parent), fix="name another folder with --runs")
+        ) from None
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".masks-{name}."))
     try:
         _draw(split, overlap, temporary, workers, progress)

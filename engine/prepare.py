@@ -99,6 +99,7 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     pixels = masks["train"].pixels[: len(train.classes)].tolist()
     balanced = class_weights(pixels)
     objective = Objective(preset.loss, len(train.classes), balanced).to(device)
+    check_loss(objective, len(train.classes), device)
     train_data = SegmentationData(train, masks["train"], augmentation)
     val_data = SegmentationData(val, masks["val"], None)
     return Setup(
@@ -186,6 +187,14 @@ def training_size(preset: Preset, train: Split) -> tuple[int, int]:
             fix="write for example image_size = [512, 512]",
         )
     )
+
+
+def check_loss(objective: Objective, classes: int, device: torch.device) -> None:
+    """Some losses judge their values only when they are computed. Raises RequestError."""
+    try:
+        objective(torch.zeros(1, classes, 8, 8, device=device), torch.zeros(1, 8, 8, dtype=torch.uint8, device=device))
+    except Exception as error:  # a loss may raise anything; its arguments are the user's
+        raise RequestError(Problem(f"cannot be computed: {str(error).splitlines()[0]}", key="loss")) from error
 
 
 def _fit(preset: Preset) -> Any:

@@ -78,16 +78,20 @@ def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[s
 def find(path: Path | str) -> Path:
     """The file that a path or a built-in preset's name means. Raises RequestError where there is none."""
     file = Path(path)
-    if file.is_file():
+    if os.path.isfile(file):  # noqa: PTH113  pathlib's raises for a name that is too long
         return file
-    if file.is_dir():
+    if os.path.isdir(file):  # noqa: PTH112
         raise RequestError(Problem("is a folder, not a preset", file=str(path), fix=f"name a file in it, such as {file / 'pan.toml'}"))
     built_in = {preset.stem: preset for preset in BUILT_IN.glob("*.toml") if preset.stem != "base"}
     if str(path) in built_in:
         return built_in[str(path)]
-    beside = [each.name for each in (file.parent.glob("*") if file.parent.is_dir() else ()) if each.suffix in (".toml", ".py")]
+    beside = [each.name for each in _beside(file) if each.suffix in (".toml", ".py")]
     hint = did_you_mean(file.name, beside or built_in) if file.suffix else did_you_mean(file.name, built_in)
     raise RequestError(Problem("there is no such preset", file=str(path), fix=hint or "give a .toml or .py file"))
+
+
+def _beside(file: Path) -> list[Path]:
+    return list(file.parent.glob("*")) if os.path.isdir(file.parent) else []  # noqa: PTH112
 
 
 def to_toml(preset: Preset) -> str:
@@ -106,7 +110,16 @@ def _read_chain(file: Path) -> list[Layer]:
     chain: list[Path] = []
     while True:
         if file.resolve() in chain:
-            raise RequestError(Problem("extends itself", file=layers[-1].name, key="extends", line=layers[-1].lines.get(("extends",))))
+            circle = " -> ".join(each.name for each in [*chain[chain.index(file.resolve()) :], file])
+            raise RequestError(
+                Problem(
+                    f"goes round in a circle, {circle}",
+                    file=layers[-1].name,
+                    key="extends",
+                    line=layers[-1].lines.get(("extends",)),
+                    fix="leave it out in one of them",
+                )
+            )
         chain.append(file.resolve())
         layer = _read(file)
         layers.append(layer)
@@ -130,7 +143,7 @@ def _read(file: Path) -> Layer:
 
         return Layer(str(file), read_python_preset(file))
     try:
-        text = file.read_bytes().decode()
+        text = file.read_bytes().decode("utf-8-sig")
         return Layer(str(file), tomllib.loads(text), text)
     except UnicodeDecodeError as error:
         raise RequestError(Problem(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=str(file))) from None
@@ -139,6 +152,8 @@ def _read(file: Path) -> Layer:
         line = int(at[1]) if at and at[1] else None
         message = str(error)[: at.start()] if at else str(error)
         raise RequestError(Problem(f"is not TOML: {message}", file=str(file), line=line)) from None
+    except RecursionError:
+        raise RequestError(Problem("is nested too deeply", file=str(file))) from None
     except OSError as error:
         raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
 
@@ -154,13 +169,17 @@ def _override(text: str, merged: dict[str, Any]) -> Layer:
         value = tomllib.loads(f"value = {value_text}")["value"]
     except tomllib.TOMLDecodeError:
         value = value_text.strip()
+    if parts == ["extends"]:
+        raise RequestError(Problem("cannot be overridden", file=name, key="extends", fix="write it in the file"))
     path: KeyPath = tuple(int(part) if part.isdigit() else part for part in parts)
+    if path[:2] == ("loss", 0) and isinstance(merged.get("loss"), dict):
+        path = ("loss", *path[2:])  # one loss may be called the first
     if path[0] == "loss" and len(path) > 1 and isinstance(path[1], str) and isinstance(merged.get("loss"), list):
         raise RequestError(Problem("the preset has several losses", file=name, fix="name one by its number, as in loss.0.weight"))
     return Layer(name, _nested(path, value, merged, name))
 
 
-def _nested(path: KeyPath, value: Any, present: Any, name: str) -> Any:
+def _nested(path: KeyPath, value: Any, present: Any, name: str, key: str = "") -> Any:
     """`value` at `path`; an array is copied from what is present, because arrays replace."""
     if not path:
         return value
@@ -169,10 +188,18 @@ def _nested(path: KeyPath, value: Any, present: Any, name: str) -> Any:
         if not isinstance(present, list) or head >= len(present):
             raise RequestError(Problem(f"there is no item {head}", file=name, fix="items of an array count from 0"))
         changed = _nested(tuple(rest), value, present[head], name)
-        item = _merged(present[head], changed) if isinstance(changed, dict) else changed
+        below = present[head]
+        if (
+            key in COMPONENTS
+            and isinstance(changed, dict)
+            and isinstance(below, dict)
+            and changed.get("type") not in (None, below.get("type"))
+        ):
+            below = _fitting_table(key, below, changed["type"])
+        item = _merged(below, changed) if isinstance(changed, dict) else changed
         return [*present[:head], item, *present[head + 1 :]]
     inner = present.get(head) if isinstance(present, dict) else None
-    return {head: _nested(tuple(rest), value, inner, name)}
+    return {head: _nested(tuple(rest), value, inner, name, head)}
 
 
 def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -185,12 +212,16 @@ def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
 def _fitting(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """What is below, less the arguments of a component whose type changes above and has no such arguments."""
     fitting = dict(below)
-    for key, kinds in COMPONENTS.items():
+    for key in COMPONENTS:
         old, new = below.get(key), above.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and new.get("type") not in (None, old.get("type")):
-            arguments = getattr(catalogue(), kinds).get(new["type"], {}) if isinstance(new["type"], str) else {}
-            fitting[key] = {name: value for name, value in old.items() if name in arguments or name in FIELDS[key]}
+            fitting[key] = _fitting_table(key, old, new["type"])
     return fitting
+
+
+def _fitting_table(key: str, old: dict[str, Any], new_type: Any) -> dict[str, Any]:
+    arguments = getattr(catalogue(), COMPONENTS[key]).get(new_type, {}) if isinstance(new_type, str) else {}
+    return {name: value for name, value in old.items() if name in arguments or name in FIELDS[key]}
 
 
 def _merged(below: Any, above: Any) -> Any:

@@ -25,6 +25,11 @@ WANTED = {
     "model_type": "a table",
     "model_attributes_type": "a table",
 }
+PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
+    "float": ("a number", (int, float)),
+    "int": ("a whole number", (int,)),
+    "bool": ("true or false", (bool,)),
+}
 
 
 def check(merged: dict[str, Any]) -> list[Mistake]:
@@ -69,12 +74,12 @@ def _words(detail: Mapping[str, Any], path: KeyPath) -> tuple[str, str]:
         return "is missing", ""
     if kind == "literal_error" and path[-1:] != ("class_weights",):
         expected = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{given!r} is not allowed", did_you_mean(str(given), expected)
+        return f"{_shown(given)} is not allowed", did_you_mean(str(given), expected)
     if path[-1:] == ("class_weights",):
-        return f"{given!r} is not allowed", 'write "auto" or an array with one number per class'
+        return f"{_shown(given)} is not allowed", 'write "auto" or an array with one number per class'
     if kind in WANTED:
-        return f"wants {WANTED[kind]}, got {given!r}", ""
-    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {given!r}", ""
+        return f"wants {WANTED[kind]}, got {_shown(given)}", ""
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(given)}", ""
 
 
 def _keys_beside(path: KeyPath) -> list[str]:
@@ -121,9 +126,21 @@ def _component(path: KeyPath, table: Any, what: str, known: dict[str, dict[str, 
         if key not in own and key not in arguments:
             allowed = [*arguments, *(own - {"type"})]
             yield (*path, key), f"{name} has no argument {key!r}", did_you_mean(key, allowed) or f"allowed: {', '.join(sorted(allowed))}"
+        elif key in arguments and not (what == "scheduler" and table[key] == "auto") and (wanted := _wanted(arguments[key], table[key])):
+            yield (*path, key), f"wants {wanted}, got {_shown(table[key])}", ""
     for key, argument in arguments.items():
         if argument.required and key not in table and not (what == "loss" and key == "mode"):
             yield (*path, key), f"is missing: {name} needs it", ""
+
+
+def _wanted(argument: Argument, value: Any) -> str:
+    """What an argument annotated as one plain number or switch wants, where `value` is none; others the library judges."""
+    annotation = argument.annotation.removeprefix("<class '").removesuffix("'>").removesuffix(" | torch.Tensor")
+    if annotation not in PLAIN:
+        return ""
+    words, kinds = PLAIN[annotation]
+    fits = isinstance(value, kinds) and isinstance(value, bool) == (annotation == "bool")
+    return "" if fits else words
 
 
 def _encoder(model: dict[str, Any]) -> Iterator[Mistake]:
@@ -132,7 +149,11 @@ def _encoder(model: dict[str, Any]) -> Iterator[Mistake]:
     if not isinstance(name, str) or not isinstance(weights, str):
         return
     if name not in encoders and name.split(".")[0] not in encoders:
-        yield ("model", "encoder_name"), f"there is no encoder {name!r}", did_you_mean(name, encoders)
+        yield (
+            ("model", "encoder_name"),
+            f"there is no encoder {name!r}",
+            did_you_mean(name, encoders) or "use one of segmentation-models-pytorch, or of timm with tu- before it",
+        )
         return
     sets = encoders.get(name, encoders.get(name.split(".")[0], []))
     if weights not in ("auto", "none", *sets):
@@ -140,7 +161,12 @@ def _encoder(model: dict[str, Any]) -> Iterator[Mistake]:
 
 
 def _class_weights(path: KeyPath, loss: Any) -> Iterator[Mistake]:
-    if not isinstance(loss, dict) or loss.get("class_weights") is None or loss.get("type") not in (losses := catalogue().losses):
+    if (
+        not isinstance(loss, dict)
+        or loss.get("class_weights") is None
+        or not isinstance(loss.get("type"), str)
+        or loss["type"] not in (losses := catalogue().losses)
+    ):
         return
     if not {"weight", "class_weights"} & set(losses[loss["type"]]):
         able = [name for name, arguments in losses.items() if {"weight", "class_weights"} & set(arguments)]
@@ -153,9 +179,18 @@ def _transform(path: KeyPath, table: Any) -> Iterator[Mistake]:
         yield (*path, "type"), f"{table['type']} is not an augmentation here: every image is normalised by the engine", "leave it out"
         return
     yield from _component(path, table, "transform", known.transforms, {"type"})
-    if isinstance(table, dict) and table.get("type") in known.compositions and isinstance(table.get("transforms"), list):
+    if not isinstance(table, dict) or table.get("type") not in known.compositions or "transforms" not in table:
+        return
+    if not isinstance(table["transforms"], list):
+        yield (*path, "transforms"), f"wants an array of transforms, got {table['transforms']!r}", ""
+    else:
         for index, inner in enumerate(table["transforms"]):
             if not isinstance(inner, dict) or not isinstance(inner.get("type"), str):
                 yield (*path, "transforms", index), 'wants a table with a "type"', ""
             else:
                 yield from _transform((*path, "transforms", index), inner)
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML writes it, as far as that differs."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

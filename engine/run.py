@@ -175,7 +175,7 @@ class RunLock:
 def find_run(name: str, runs: Path) -> RunFolder:
     """A run by its folder or by its name below `runs`. Raises RequestError with the nearest name."""
     for path in (Path(name), runs / name):
-        if (path / "run.json").is_file():
+        if os.path.isfile(path / "run.json"):  # noqa: PTH113  pathlib's raises for a name that is too long
             return RunFolder(path)
     names = [run.path.name for run in all_runs(runs)]
     raise RequestError(

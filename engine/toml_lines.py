@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 KeyPath = tuple[str | int, ...]
+# A line ends inside arrays, each of them in another one or in a table that is in one.
+CLOSINGS = ("", *("]" + "".join(outer) for depth in range(4) for outer in product(("]", "}]"), repeat=depth)), '"""', "'''")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
     """Each key's path (array items by number) and its line, from 1. `text` must be valid TOML.
 
     No grammar of our own: a file is parsed prefix by prefix, and a key stands on the line whose prefix first has it.
-    A prefix that ends inside an array parses once the array is closed.
+    A prefix that ends inside arrays parses once they are closed.
     """
     found: dict[KeyPath, int] = {}
     prefix = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         prefix += line + "\n"
-        for closing in ("", "]"):
+        for closing in CLOSINGS:
             try:
                 table = tomllib.loads(prefix + closing)
             except tomllib.TOMLDecodeError:

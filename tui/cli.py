@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except RequestError as error:
         for problem in error.problems:
-            print(f"segtui: {problem}", file=sys.stderr)
+            print("segtui: " + " ".join(str(problem).splitlines()), file=sys.stderr)
         return EXIT_REQUEST
     except RunError as error:
         print(f"segtui: {error}", file=sys.stderr)
