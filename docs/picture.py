@@ -1,4 +1,4 @@
-"""Draw the README's picture from a real run: `python docs/picture.py runs/Unet-resnet18 docs/run.svg`."""
+"""Draw the README's picture from a real run: `python docs/picture.py runs/Unet-mobilenet_v2 docs/run.svg`."""
 
 from __future__ import annotations
 
