@@ -18,7 +18,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import asks a server for its
 import albumentations
 
 from engine.catalogue import catalogue
-from engine.coco import IGNORED, Background
+from engine.coco import Background
 from engine.construct import construct
 from engine.schema import Component
 
@@ -41,12 +41,14 @@ class Augmentation:
         fit: Literal["resize", "crop"],
         seed: int,
     ) -> None:
-        fill = IGNORED if background == "ignore" else 0
+        # Some transforms can fill a mask with 0 only: where that is a class, labels are shifted so that 0 is the ignored one.
+        self.shift = np.uint8(1 if background == "ignore" else 0)
+        fill = int(self.shift)
         steps = [_transform(table.type, table.args, fill, f"augment.train[{number}]") for number, table in enumerate(transforms)]
         self.size = size
         self.seed = seed
         self.pipeline = construct(albumentations.Compose, {"transforms": steps, "strict": True}, "augment.train")
-        self.fit = construct(albumentations.Compose, {"transforms": _fit(size, fit, fill), "strict": True}, "data.image_size")
+        self.fit = construct(albumentations.Compose, {"transforms": _fit(size, fit), "strict": True}, "data.image_size")
         self._bits = np.random.PCG64(0)
         self._python = random.Random(0)
         for pipeline in (self.pipeline, self.fit):
@@ -57,10 +59,10 @@ class Augmentation:
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """(H, W, 3) and (H, W), both uint8, to the same at the training size."""
         self._key(epoch, index)
-        result = self.pipeline(image=image, mask=labels)
+        result = self.pipeline(image=image, mask=labels + self.shift)
         if self.size is not None and result["mask"].shape != self.size:
             result = self.fit(image=result["image"], mask=result["mask"])
-        return result["image"], result["mask"]
+        return result["image"], result["mask"] - self.shift
 
     def _key(self, epoch: int, index: int) -> None:
         digest = hashlib.blake2b(struct.pack("<QQQ", self.seed, epoch, index), digest_size=48).digest()
@@ -74,21 +76,20 @@ class Augmentation:
         self._python.seed(python)
 
 
-def _fit(size: tuple[int, int] | None, fit: Literal["resize", "crop"], fill: int) -> list[Any]:
+def _fit(size: tuple[int, int] | None, fit: Literal["resize", "crop"]) -> list[Any]:
     if size is None:
         return []
     height, width = size
     if fit == "resize":
         return [albumentations.Resize(height, width)]
-    return [albumentations.RandomCrop(height, width, pad_if_needed=True, fill=0, fill_mask=fill, pad_position="random")]
+    return [albumentations.RandomCrop(height, width, pad_if_needed=True, fill=0, fill_mask=0, pad_position="random")]
 
 
 def _transform(name: str, arguments: Mapping[str, Any], fill: int, key: str) -> Any:
     """One transform, or a composition of others. What a transform brings in from outside the image is not labelled."""
     arguments = dict(arguments)
-    known = catalogue().transforms[name]
-    if "fill_mask" in known and known["fill_mask"].default != "None":
-        arguments.setdefault("fill_mask", fill)
+    if isinstance(arguments.get("fill_mask"), (int, float)):
+        arguments["fill_mask"] = (arguments["fill_mask"] + fill) % 256
     if name in catalogue().compositions:
         inner = arguments["transforms"]
         arguments["transforms"] = [

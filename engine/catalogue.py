@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from engine import atomic
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "timm", "albumentations")
-FORMAT = 3
+FORMAT = 4
 
 # torch.nn has many losses; these take logits (N, C, H, W) and class indices, directly or through a known conversion.
 TORCH_LOSSES = ("CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss")
@@ -35,6 +35,7 @@ NOT_SCHEDULERS = {"LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR",
 # Bases; what the engine does itself; what needs boxes or reference images beside the image and its mask.
 NOT_TRANSFORMS = {
     *("BasicTransform", "DualTransform", "ImageOnlyTransform", "BaseCompose", "Compose", "ReplayCompose", "Lambda"),
+    *("TimeMasking", "FrequencyMasking"),  # for spectrograms: XYMasking is the same for images
     *("Normalize", "ToTensorV2", "ToFloat", "FromFloat", "ToRGB"),
     *("AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "RandomSizedBBoxSafeCrop", "RandomCropNearBBox", "ConstrainedCoarseDropout"),
     *("Mosaic", "OverlayElements", "TextImage", "FDA", "HistogramMatching", "PixelDistributionAdaptation", "TemplateTransform"),

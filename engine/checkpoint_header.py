@@ -50,15 +50,16 @@ def read_header(path: Path) -> CheckpointHeader:
             size = file.seek(0, 2)
     except OSError as error:
         raise HeaderError(f"cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise HeaderError("is no safetensors file, or is cut off") from None
     if not isinstance(table, dict):
         raise HeaderError("is no safetensors file")
     metadata = table.pop("__metadata__", None)
     try:
-        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
         content = metadata[METADATA_KEY]
-    except (KeyError, TypeError, IndexError):
+        content = content.encode()
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
         raise HeaderError("was not written by segtui") from None
     if size < 8 + length + end:
         raise HeaderError(f"is cut off: {size} bytes of {8 + length + end}")

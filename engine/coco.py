@@ -165,9 +165,12 @@ def debug_subset(split: Split, ratio: float, seed: int, at_least: int) -> Split:
     present = {index: {annotation.class_index for annotation in split.annotations[index]} for index in order}
     images_with = Counter(class_index for classes in present.values() for class_index in classes)
     chosen: list[int] = []
-    for class_index, _ in sorted(images_with.items(), key=lambda item: (item[1], item[0])):
-        if len(chosen) < count and not any(class_index in present[index] for index in chosen):
-            chosen.append(next(index for index in order if class_index in present[index]))
+    missing = set(images_with)
+    while missing and len(chosen) < count:
+        rarest = min(missing, key=lambda each: (images_with[each], each))
+        having = [index for index in order if rarest in present[index]]
+        chosen.append(max(having, key=lambda index: len(present[index] & missing)))
+        missing -= present[chosen[-1]]
     taken = set(chosen)
     chosen += [index for index in order if index not in taken][: count - len(chosen)]
     return split.select(sorted(chosen))

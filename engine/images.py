@@ -51,6 +51,9 @@ def displayed_size(path: Path | str) -> tuple[int, int]:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         height, width = read_rgb(path).shape[:2]
         return height, width
+    if kind == "TIFF":  # Pillow itself turns it, at a moment that depends on its version
+        height, width = read_rgb(path).shape[:2]
+        return height, width
     if kind in ("JPEG", "PNG") and not _has_end(path, kind):
         read_rgb(path)
     return (width, height) if turned else (height, width)
@@ -72,7 +75,7 @@ def _is_whole_opaque(content: bytes) -> bool:
     if content.startswith(b"\xff\xd8\xff"):
         return content.endswith(b"\xff\xd9")
     if content.startswith(PNG_SIGNATURE):
-        return content.endswith(PNG_END) and content[25] in (PNG_GREY, PNG_RGB) and b"tRNS" not in content[:4096]
+        return content.endswith(PNG_END) and content[25] in (PNG_GREY, PNG_RGB) and b"tRNS" not in content[: content.find(b"IDAT")]
     return False
 
 
@@ -99,7 +102,8 @@ def _read_with_pillow(path: Path | str, content: bytes) -> NDArray[np.uint8]:
         raise ImageError(f"{path} is damaged or cut off: {error}") from None
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image).astype(np.float64)
-        grey = np.clip(grey / 257 if grey.max(initial=0) > 255 else grey, 0, 255).round().astype(np.uint8)
+        is_16_bit = image.mode.startswith("I;16") or grey.max(initial=0) > 255
+        grey = np.clip(grey / 257 if is_16_bit else grey, 0, 255).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -41,18 +41,29 @@ class PixelLoss(nn.Module):
     The library's own mean over (N, C, H, W) has no deterministic path on CUDA, and is 0/0 for a batch without labels.
     """
 
-    def __init__(self, loss: nn.CrossEntropyLoss | nn.NLLLoss) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        scores = logits if isinstance(self.loss, nn.CrossEntropyLoss) else logits.log_softmax(dim=1)
+        scores = logits.log_softmax(dim=1) if isinstance(self.loss, nn.NLLLoss) else logits
         per_pixel = self.loss(scores, labels)
         labelled = labels != IGNORED
-        weight = self.loss.weight
+        weight = getattr(self.loss, "weight", None)
         share = labelled if weight is None else weight[torch.where(labelled, labels, 0)] * labelled
         mean: torch.Tensor = per_pixel.sum() / share.sum().clamp_min(torch.finfo(torch.float32).tiny)
         return mean
+
+
+class NoLabelsNoLoss(nn.Module):
+    """A loss whose own mean over the labelled pixels is 0/0 for a batch without any; it waits for the device anyway."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.loss(logits, labels) if (labels != IGNORED).any() else logits.sum() * 0
 
 
 class BinaryLoss(nn.Module):
@@ -65,8 +76,6 @@ class BinaryLoss(nn.Module):
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labelled = (labels != IGNORED).unsqueeze(1)
         target = functional.one_hot(torch.where(labelled[:, 0], labels, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-        if not isinstance(self.loss, nn.BCEWithLogitsLoss):
-            return self.loss(logits, torch.where(labelled, target, float(IGNORED)))  # type: ignore[no-any-return]
         per_decision = self.loss(logits, target) * labelled
         mean: torch.Tensor = per_decision.sum() / (labelled.sum() * logits.shape[1]).clamp_min(1)
         return mean
@@ -77,7 +86,8 @@ def _term(table: LossTable, classes: int, auto_weights: Sequence[float], key: st
     kind = getattr(nn if from_torch else smp.losses, table.type)
     known = inspect.signature(kind.__init__).parameters
     arguments = table.args
-    if "reduction" in arguments and from_torch:
+    per_pixel = from_torch or table.type.startswith("Soft")
+    if "reduction" in arguments and per_pixel:
         raise RequestError(Problem("the loss is always the mean over labelled pixels", key=f"{key}.reduction", fix="leave it out"))
     arguments |= {
         name: value for name, value in (("ignore_index", IGNORED), ("mode", "multiclass")) if name in known and name not in arguments
@@ -96,10 +106,16 @@ def _term(table: LossTable, classes: int, auto_weights: Sequence[float], key: st
         arguments |= {"weight": torch.tensor(weights).view(per_class)}
     if isinstance(arguments.get("pos_weight"), list):
         arguments["pos_weight"] = torch.tensor(arguments["pos_weight"], dtype=torch.float32).view(-1, 1, 1)
-    if from_torch:
+    if per_pixel:
         arguments["reduction"] = "none"
+    if table.type == "SoftCrossEntropyLoss":
+        arguments.setdefault("smooth_factor", 0.0)  # its own default of None fails
     loss = construct(kind, arguments, key)
-    return PixelLoss(loss) if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) else BinaryLoss(loss) if "BCE" in table.type else loss
+    if table.type == "FocalLoss":
+        return NoLabelsNoLoss(loss)
+    if "BCE" in table.type:
+        return BinaryLoss(loss)
+    return PixelLoss(loss) if per_pixel else loss
 
 
 def class_weights(pixels: Sequence[int]) -> list[float]:

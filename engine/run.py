@@ -240,7 +240,10 @@ def all_checkpoints(runs: Path) -> list[CheckpointRow]:
 
 
 def _checkpoint_row(file: Path, run: str) -> CheckpointRow:
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError as error:
+        return CheckpointRow(file, run, 0, 0.0, None, f"cannot be read: {error.strerror}")
     try:
         return CheckpointRow(file, run, status.st_size, status.st_mtime, read_header(file))
     except HeaderError as error:
