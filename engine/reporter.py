@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from engine.events import AnyEvent, EventLog, encode
+from engine.events import AnyEvent, EventLog, Message, RunEnded, encode
 
 
 class Queue(Protocol):
@@ -30,11 +31,17 @@ class Reporter:
         self._lock = threading.RLock()  # the handler of a second signal reports while the first one may hold it
         self._log: EventLog | None = None
         self._early: list[AnyEvent] = []
+        self._ended = False
         self.sinks: list[Callable[[AnyEvent], None]] = []
 
     def __call__(self, event: AnyEvent) -> None:
         with self._lock:
             event.time = event.time or time.time()
+            if self._ended:  # the end is the last event; W&B may still have a word for the run's log.txt
+                if isinstance(event, Message):
+                    print(f"{event.level}: {event.text}", file=sys.stderr)
+                return
+            self._ended = isinstance(event, RunEnded)
             if self._log is None:
                 self._early.append(event)
             else:
