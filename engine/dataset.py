@@ -70,11 +70,14 @@ class TrainingBatches(Sampler[list[Key]]):
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.epoch, self.first = 1, 0
+        self.idle = False
 
     def __len__(self) -> int:
         return self.images // self.batch_size - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
+        if self.idle:
+            return
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images).tolist()
         for batch in range(self.first, self.images // self.batch_size):
             yield [(self.epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
@@ -92,12 +95,13 @@ class ValidationBatches(Sampler[list[Key]]):
             for group in by_size.values()
             for start in range(0, len(group), batch_size)
         ]
+        self.idle = False
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
+        return iter(() if self.idle else self.batches)
 
 
 def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Item]:
@@ -114,6 +118,17 @@ def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, de
         generator=torch.Generator(),
         multiprocessing_context=START_METHOD if workers else None,
     )
+
+
+def start_workers(loader: DataLoader[Item], batches: TrainingBatches | ValidationBatches) -> None:
+    """Fork a loader's workers now, with nothing to read yet; they stay for all its epochs.
+
+    They must be there before a thread starts another program: a fork at the wrong moment inherits the pipe on which
+    that thread waits, and it would wait until the workers end.
+    """
+    batches.idle = True
+    iter(loader)
+    batches.idle = False
 
 
 def _stack(items: Sequence[Item]) -> Batch:

@@ -42,6 +42,7 @@ class Setup:
     train: SegmentationData
     val: SegmentationData
     batches: TrainingBatches
+    val_batches: ValidationBatches
     train_loader: DataLoader[Any]
     val_loader: DataLoader[Any]
     model: nn.Module
@@ -102,6 +103,7 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     check_loss(objective, len(train.classes), device)
     train_data = SegmentationData(train, masks["train"], augmentation)
     val_data = SegmentationData(val, masks["val"], None)
+    val_batches = ValidationBatches(val.sizes, preset.data.batch_size)
     return Setup(
         preset=preset,
         toggles=toggles,
@@ -111,8 +113,9 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
         train=train_data,
         val=val_data,
         batches=batches,
+        val_batches=val_batches,
         train_loader=loader(train_data, batches, preset.data.workers, device),
-        val_loader=loader(val_data, ValidationBatches(val.sizes, preset.data.batch_size), preset.data.workers, device),
+        val_loader=loader(val_data, val_batches, preset.data.workers, device),
         model=model,
         average=average,
         pretraining=pretraining,

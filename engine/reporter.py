@@ -17,6 +17,7 @@ class Queue(Protocol):
     """The launching process's end of a bounded multiprocessing queue."""
 
     def put_nowait(self, item: bytes, /) -> None: ...
+    def cancel_join_thread(self) -> None: ...
 
 
 class Reporter:

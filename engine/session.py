@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import platform
 import secrets
 import socket
@@ -21,6 +20,7 @@ import torch
 from engine import atomic, errors, preset
 from engine.checkpoint import canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
+from engine.dataset import start_workers
 from engine.errors import Problem, RequestError, RunError
 from engine.events import Checkpoint, EventLog, Images, Message, Progress, RunEnded, RunStarted, State
 from engine.overlays import draw_overlays, save_overlays
@@ -72,6 +72,8 @@ class Session:
         self.record = self._record(resumed)
         run.write(self.record)
         self.next_seq = report.open(EventLog(run.events))
+        start_workers(setup.train_loader, setup.batches)
+        start_workers(setup.val_loader, setup.val_batches)
         self.tracker = self._tracker(resumed is not None)
 
     def run_to_end(self) -> int:
@@ -101,10 +103,8 @@ class Session:
             self.tracker.finish(failed=self.record.state == "failed")
 
     def close_loaders(self) -> None:
-        """Loader workers ignore SIGTERM, with which multiprocessing would end them at exit, and then wait for ever."""
+        """Let the loader workers end in their own way; what does not is killed with the process."""
         del self.setup.train_loader, self.setup.val_loader
-        for child in multiprocessing.active_children():
-            child.kill()
 
     def keep(self, trainer: Trainer, validated: Validated | None) -> None:
         """After an epoch: the best weights, every n-th epoch's, the state to resume from, the pictures, the record."""

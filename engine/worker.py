@@ -5,6 +5,7 @@ It is its own session, so that a lost terminal does not reach it, and it writes 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -98,26 +99,32 @@ class StopSignal:
 def main(request: Request, answer: Connection, listener: Queue) -> None:
     """The child's entry point. Its exit code is that of the command line."""
     os.setsid()
+    listener.cancel_join_thread()  # events that nobody takes must not keep the process from ending; the log has them
+    try:
+        sys.exit(_work(request, answer, Reporter(listener)))
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # a loader worker ignores the SIGTERM with which multiprocessing would end it, and then waits for it
+
+
+def _work(request: Request, answer: Connection, report: Reporter) -> int:
     early_output = _detach_streams()
     stop = StopSignal()
-    report = Reporter(listener)
     try:
         from engine.session import open_session  # torch and the others: seconds
 
         session = open_session(request, report, stop)
     except RequestError as error:
         answer.send(Refused(error))
-        answer.close()
-        sys.exit(errors.EXIT_REQUEST)
+        return errors.EXIT_REQUEST
     except Exception:  # noqa: BLE001  a defect of ours, before there is a log to keep it
         answer.send(Crashed(traceback.format_exc()))
-        answer.close()
-        sys.exit(errors.EXIT_FAILED)
+        return errors.EXIT_FAILED
     _log_to(session.run.log, early_output)
     stop.session = session
     answer.send(Accepted(session.run.path, session.next_seq))
     answer.close()
-    sys.exit(session.run_to_end())
+    return session.run_to_end()
 
 
 def _detach_streams() -> int:

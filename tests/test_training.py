@@ -15,7 +15,7 @@ from engine.checkpoint_header import read_header
 from engine.run import RunFolder
 from tests.conftest import write_shapes
 from tests.training import Headless, kill, record, wait_for, write_preset
-from tests.wandb_files import read_offline_run
+from tests.wandb_files import history, read_offline_run
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +92,7 @@ def test_wandb_has_every_metric_of_the_baseline(folder: Path) -> None:
         assert {f"{name}/train_IoU", f"{name}/train_acc", f"{name}/valid_IoU", f"{name}/valid_acc"} <= found.metrics
     wanted = ("train/loss", "train/mIoU", "valid/loss", "valid/mIoU", "valid/acc", "valid/cls_acc", "valid/fwavacc")
     assert {*wanted, "epoch/best_epoch", "optimizer/lr", "valid/images"} <= found.metrics
+    assert sum("valid/images" in row for row in history(folder)) == 5  # none was dropped: W&B followed from the start
     assert found.name == folder.name
     assert found.entity == "team"
     assert found.config["model"]["type"] == "FPN"

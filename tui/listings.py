@@ -85,7 +85,7 @@ def _nothing(folder: Path, text: str) -> int:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """rich's table on a terminal; plain columns, never cut, where another program reads them."""
-    from rich import box
+
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -93,7 +93,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in [head, *rows]))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold", justify="right" if name in ("mIoU", "epoch", "size", "age", "took") else "left")
     for row in rows:
