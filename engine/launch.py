@@ -119,16 +119,17 @@ class Launched:
         if event.seq == 0:  # told before the run had a log
             return [event]
         self._take_answer(ANSWER_S)
-        missed = self._from_file(before=event.seq) if event.seq > self._next_seq else []
+        missed = self._from_file() if event.seq > self._next_seq else []
         if event.seq < self._next_seq:
             return missed
         self._next_seq = event.seq + 1
         return [*missed, event]
 
-    def _from_file(self, before: int | None = None) -> list[AnyEvent]:
+    def _from_file(self) -> list[AnyEvent]:
+        """Everything that the file has and was not told yet; what the queue still brings of it is then passed over."""
         if self._reader is None:
             return []
-        events = [event for event in self._reader.read() if event.seq >= self._next_seq and (before is None or event.seq < before)]
+        events = [event for event in self._reader.read() if event.seq >= self._next_seq]
         if events:
             self._next_seq = events[-1].seq + 1
         return events
@@ -139,7 +140,11 @@ class Launched:
             raise RunError(f"the worker ended before the run began: {self._cause()}")
         events = self._from_file()
         if not self._over and not any(isinstance(event, RunEnded) for event in events):
-            events.append(conclude(self.run, "lost", self._cause()))
+            record = self.run.read()
+            if record.state == "lost" and record.pid == self._process.pid:
+                events.append(conclude(self.run, "lost", self._cause()))
+            else:  # it ended and could not log it, or somebody resumed it since: not ours to write
+                events.append(RunEnded(state=record.state, error=record.error, time=time.time()))
         return events
 
     def _cause(self) -> str:
@@ -166,12 +171,13 @@ class Attached:
     def poll(self, wait_s: float) -> list[AnyEvent]:
         deadline = time.monotonic() + wait_s
         while True:
-            record = self._folder.read()  # before the events: one that ended has written them all
+            record = self._folder.read()
             events = self._reader.read()
             if record.state not in ("running", "queued"):
                 self._over = True
-                if record.state == "lost" and not isinstance(events[-1] if events else None, RunEnded):
-                    events.append(RunEnded(state="lost", error=record.error, time=time.time()))
+                if not isinstance(events[-1] if events else None, RunEnded):  # the record is written before the last event
+                    ended = record.ended or time.time()
+                    events.append(RunEnded(state=record.state, error=record.error, traceback=record.traceback, time=ended))
             if events or self._over or time.monotonic() >= deadline:
                 return events
             time.sleep(0.1)
@@ -187,7 +193,12 @@ def stop(run: RunFolder) -> None:
         raise RequestError(Problem(f"is not running: it is {record.state}", file=str(run.path)))
     if record.host != socket.gethostname():
         raise RequestError(Problem(f"runs on {record.host}, not here", file=str(run.path), fix=f"stop it there: kill {record.pid}"))
-    os.kill(record.pid, signal.SIGTERM)
+    try:
+        os.kill(record.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it ended just now
+    except PermissionError:
+        raise RequestError(Problem("belongs to another user", file=str(run.path))) from None
 
 
 def wait_until_over(run: RunFolder, wait_s: float) -> RunRecord:

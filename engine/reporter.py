@@ -29,7 +29,7 @@ class Reporter:
 
     def __init__(self, listener: Queue | None) -> None:
         self._listener = listener
-        self._lock = threading.RLock()  # the handler of a second signal reports while the first one may hold it
+        self._lock = threading.Lock()
         self._log: EventLog | None = None
         self._early: list[AnyEvent] = []
         self._ended = False

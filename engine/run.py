@@ -148,6 +148,7 @@ def _claim_debug(folder: Path) -> RunFolder:
         previous = RunFolder(folder)
         if (folder / "run.json").exists() and previous.read().state in ("running", "queued"):
             raise RequestError(Problem("this debug run is still running", file=str(folder), fix=f"stop it first: segtui stop {folder}"))
+        RunLock(previous)  # refuses while a process works on it that has no record yet
         replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
         folder.rename(replaced)
         shutil.rmtree(replaced)
@@ -162,7 +163,10 @@ class RunLock:
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        self._file = (folder.path / ".lock").open("a")
+        try:
+            self._file = (folder.path / ".lock").open("a")
+        except OSError as error:
+            raise RequestError(Problem(f"cannot be written: {error.strerror}", file=str(folder.path))) from None
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

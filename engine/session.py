@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import secrets
+import shutil
 import socket
 import subprocess
 import time
@@ -47,7 +48,14 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
     if resumed:
         resumed.check_data(setup)
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
-    return Session(setup, run, resumed, report, stop_asked)
+    try:
+        return Session(setup, run, resumed, report, stop_asked)
+    except BaseException:
+        if resumed:
+            run.write(resumed.record)
+        else:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 class Session:

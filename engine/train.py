@@ -63,15 +63,13 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the last epoch or to the end of patience. Raises Stopped, or RunError where training cannot go on."""
-        while self.at.epoch <= self.setup.preset.train.epochs:
+        while self.at.epoch <= self.setup.preset.train.epochs and not self.is_patience_spent():
             self.train_epoch()
             self.report_epoch()
             validated = self.validate() if self.is_validation_due() else None
             self.setup.schedule.after_epoch(validated.event if validated else None)
             self.start_next_epoch()
             self.keep(self, validated)
-            if self.is_patience_spent():
-                break
 
     def train_epoch(self) -> None:
         setup, at = self.setup, self.at

@@ -5,6 +5,7 @@ It is its own session, so that a lost terminal does not reach it, and it writes 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -90,6 +91,8 @@ class StopSignal:
         while arrived := os.read(self._arrivals, 1):
             if arrived[0] not in STOP_SIGNALS or self.session is None:
                 continue
+            if self.session.record.ended is not None:  # it has ended, and only W&B is still at work
+                continue
             if self.asked:
                 self.session.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
                 os._exit(errors.EXIT_INTERRUPTED)
@@ -115,16 +118,21 @@ def _work(request: Request, answer: Connection, report: Reporter) -> int:
 
         session = open_session(request, report, stop)
     except RequestError as error:
-        answer.send(Refused(error))
+        _answer(answer, Refused(error))
         return errors.EXIT_REQUEST
     except Exception:  # noqa: BLE001  a defect of ours, before there is a log to keep it
-        answer.send(Crashed(traceback.format_exc()))
+        _answer(answer, Crashed(traceback.format_exc()))
         return errors.EXIT_FAILED
     _log_to(session.run.log, early_output)
     stop.session = session
-    answer.send(Accepted(session.run.path, session.next_seq))
-    answer.close()
+    _answer(answer, Accepted(session.run.path, session.next_seq))
     return session.run_to_end()
+
+
+def _answer(launcher: Connection, answer: Accepted | Refused | Crashed) -> None:
+    with contextlib.suppress(OSError):  # the launcher may be gone by now, and the run goes on without it
+        launcher.send(answer)
+        launcher.close()
 
 
 def _detach_streams() -> int:

@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(place: Path, runs: str, *overrides: str) -> pexpect.spawn:
     sets = [word for override in ("wandb.mode=disabled", *overrides) for word in ("--set", override)]
     arguments = ["-m", "tui.cli", "--headless", str(place / "tiny.toml"), "--runs", str(place / runs), *sets]
-    return pexpect.spawn(sys.executable, arguments, dimensions=(24, 80), timeout=90, encoding="utf-8")
+    return pexpect.spawn(sys.executable, arguments, dimensions=(24, 80), timeout=240, encoding="utf-8")
 
 
 def test_ctrl_c_once_stops_after_the_step_and_can_be_resumed(place: Path) -> None:
@@ -70,6 +70,6 @@ def test_closing_the_terminal_leaves_the_run_alive_to_its_end(place: Path) -> No
     found = record(path)
     terminal.close(force=True)
     assert process_is(found["pid"], found["pid_started"])
-    wait_for(lambda: record(path)["state"] == "finished", 90)
+    wait_for(lambda: record(path)["state"] == "finished", 240)
     assert (path / "checkpoints" / "last.safetensors").exists()
-    wait_for(lambda: not process_is(found["pid"], found["pid_started"]), 30)
+    wait_for(lambda: not process_is(found["pid"], found["pid_started"]), 120)

@@ -229,5 +229,5 @@ def test_the_launcher_killed_leaves_the_run_going(place: Path) -> None:
     path = place / "alone" / run.of("run_started")[0]["run"]
     run.process.kill()
     run.process.wait()
-    wait_for(lambda: record(path)["state"] == "finished", 90)
+    wait_for(lambda: record(path)["state"] == "finished", 240)
     assert (path / "checkpoints" / "last.safetensors").stat().st_size > 0

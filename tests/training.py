@@ -107,7 +107,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_bytes())  # type: ignore[no-any-return]
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -100,9 +101,12 @@ def _launch(request: Request, *, as_json: bool) -> int:
         if asked:
             return EXIT_INTERRUPTED
         raise
+    except BrokenPipeError:
+        os._exit(EXIT_DONE)  # nobody reads us any more; the run goes on
     except BaseException:  # noqa: BLE001  whatever it is, it is told, and the run goes on without us
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
         os._exit(EXIT_FAILED)  # a usual exit would wait for the run, which goes on
 
 

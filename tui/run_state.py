@@ -80,8 +80,10 @@ class RunState:
         seconds = self.step_seconds
         if seconds is None or self.started is None:
             return None
-        epochs_left = self.started.epochs - len(self.validations)
-        return max(0, self.total_steps - self.done_steps) * seconds + max(0, epochs_left) * self._validation_s
+        told = [self.started.resumed_epoch, *(each.epoch for each in self.validations)]
+        every = told[-1] - told[-2] if len(told) > 1 else 1
+        validations_left = (self.started.epochs - told[-1]) / max(every, 1)
+        return max(0, self.total_steps - self.done_steps) * seconds + max(0.0, validations_left) * self._validation_s
 
     def change(self, class_index: int) -> float | None:
         """A class's IoU in the last validation less that in the one before."""
