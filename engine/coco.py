@@ -73,9 +73,10 @@ def read_split(root: Path, name: str, background: Background) -> Split:
     path = root / name
     content, data = _read_json(path, root)
     problems: list[str] = []
-    categories = _table_list(data, "categories", problems)
     images = _table_list(data, "images", problems)
     annotations = _table_list(data, "annotations", problems) if "annotations" in data else []
+    nothing_named = not annotations and not data.get("categories")  # a test set may be a list of images and no more
+    categories = [] if nothing_named else _table_list(data, "categories", problems)
     _refuse(path, problems)
 
     class_of = _classes(categories, background, problems)

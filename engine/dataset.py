@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.augment import Augmentation
-from engine.coco import Split
+from engine.coco import IGNORED, Split
 from engine.images import ImageError, read_rgb
 from engine.masks import MaskCache
 from engine.processes import START_METHOD, start_loader_worker
@@ -29,12 +29,13 @@ class Batch(NamedTuple):
 
 
 class SegmentationData(Dataset[Item]):
-    """The images and label maps of a split. Asked by (epoch, index), so that augmentation depends on nothing else.
+    """The images and label maps of a split (255 everywhere where it has none). Asked by (epoch, index), so that
+    augmentation depends on nothing else.
 
     It holds no list of annotations: loader workers would each grow their own copy of one.
     """
 
-    def __init__(self, split: Split, masks: MaskCache, augmentation: Augmentation | None) -> None:
+    def __init__(self, split: Split, masks: MaskCache | None, augmentation: Augmentation | None) -> None:
         paths = [path.encode() for path in split.paths()]
         self._paths = np.frombuffer(b"".join(paths), np.uint8)
         self._ends = np.cumsum([len(path) for path in paths])
@@ -53,7 +54,7 @@ class SegmentationData(Dataset[Item]):
         """Raises ImageError where the file is gone, damaged, or no longer of the json's size."""
         epoch, index = key
         image = read_rgb(self.path(index))
-        labels = self.masks[index]
+        labels = self.masks[index] if self.masks is not None else np.full(self.sizes[index], IGNORED, np.uint8)
         if image.shape[:2] != labels.shape:
             raise ImageError(f"{self.path(index)} is {image.shape[:2]} (height, width) but the json says {labels.shape}")
         if self.augmentation is not None:
@@ -102,6 +103,27 @@ class ValidationBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         return iter(() if self.idle else self.batches)
+
+
+class InOrder(Sampler[list[Key]]):
+    """Images one after the other; neighbours of one size share a batch, up to `batch_size` images and `most_pixels`."""
+
+    def __init__(self, sizes: NDArray[np.int32], indices: Sequence[int], batch_size: int, most_pixels: int) -> None:
+        self.batches: list[list[Key]] = []
+        shape: tuple[int, ...] = ()
+        for index in indices:
+            height, width = sizes[index].tolist()
+            room = min(batch_size, max(most_pixels // (height * width), 1))
+            if shape != (height, width) or len(self.batches[-1]) >= room:
+                self.batches.append([])
+                shape = (height, width)
+            self.batches[-1].append((0, index))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
 
 
 def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Item]:

@@ -53,6 +53,10 @@ class RunError(Exception):
     """A run failed for a reason that we can name in one message (out of memory, a loss that is not finite, ...)."""
 
 
+class Stopped(Exception):
+    """The work was asked to stop, and has come to a point where it can: training after a whole step."""
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """The nearest allowed word as a sentence, or the allowed words where none is near (all of up to 12, else none)."""
     choices = sorted(set(allowed))

@@ -87,7 +87,10 @@ class Epoch(Event):
 
 
 class Validation(Event):
-    """The validation set after an epoch. Arrays go by class; `support` counts labelled pixels."""
+    """A labelled set after an epoch of training, or predicted. Arrays go by class; `support` counts labelled pixels.
+
+    `name` tells the scores of one prediction apart ("plain", "tta", a member's, "soft vote"); it is empty in training.
+    """
 
     epoch: int
     loss: Number
@@ -101,6 +104,34 @@ class Validation(Event):
     best: bool
     best_epoch: int
     best_mIoU: Number
+    name: str = ""
+
+
+class PredictionStarted(Event):
+    """`folder` is where the result will be; `passes` is its cost in plain predictions of one network."""
+
+    name: str
+    folder: str
+    mode: Literal["single", "soft", "hard"]
+    classes: list[str]
+    images: int
+    members: list[str]
+    weights: list[float]
+    views: list[str]
+    passes: float
+    device: str
+    precision: str
+    scored: bool
+    """Whether there is ground truth to compare with."""
+
+
+class PredictionWritten(Event):
+    """What a prediction left: by kind ("submission", "masks", "probabilities", "record") the path."""
+
+    files: dict[str, str]
+    ms_per_image: Number = None
+    """Of the networks alone."""
+    plain_ms_per_image: Number = None
 
 
 class Checkpoint(Event):
@@ -145,7 +176,9 @@ class RunEnded(Event):
     traceback: str | None = None
 
 
-AnyEvent = RunStarted | Step | Epoch | Validation | Checkpoint | Progress | System | Message | RunEnded
+AnyEvent = (
+    RunStarted | Step | Epoch | Validation | PredictionStarted | PredictionWritten | Checkpoint | Progress | System | Message | RunEnded
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)

@@ -20,7 +20,7 @@ from engine.errors import Problem, RequestError, RunError
 from engine.events import AnyEvent, EventLog, EventReader, RunEnded, State, decode
 from engine.run import RunFolder, RunRecord, process_is
 from engine.system import out_of_memory_kills
-from engine.worker import Crashed, Refused, Request, main
+from engine.worker import AnyRequest, Crashed, Refused, Request, main
 
 QUEUE_EVENTS = 2000
 ANSWER_S = 10.0
@@ -46,10 +46,11 @@ class Followed(Protocol):
 class Launched:
     """A run that this process started. Leaving without stopping it leaves it running."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: AnyRequest) -> None:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()
         self.run: RunFolder | None = None
+        self._request = request
         self._queue: multiprocessing.Queue[bytes] = context.Queue(QUEUE_EVENTS)
         self._answer, child_end = context.Pipe(duplex=False)
         self._process = context.Process(target=main, args=(request, child_end, self._queue), name="segtui worker", daemon=False)
@@ -85,7 +86,7 @@ class Launched:
             pass
         if ended:
             self._take_answer()
-            events += self._last_words()
+            events += self._last_words(events)
         self._over = self._over or any(isinstance(event, RunEnded) for event in events)
         return events
 
@@ -134,18 +135,29 @@ class Launched:
             self._next_seq = events[-1].seq + 1
         return events
 
-    def _last_words(self) -> list[AnyEvent]:
+    def _last_words(self, told: list[AnyEvent]) -> list[AnyEvent]:
         """The process is gone: what only the file still has, and how it died where it could not say so."""
+        if self._over or any(isinstance(event, RunEnded) for event in told):
+            return []
+        if not isinstance(self._request, Request):
+            events = self._from_file()
+            return events if any(isinstance(event, RunEnded) for event in events) else [*events, self._end_of_job()]
         if self.run is None:
             raise RunError(f"the worker ended before the run began: {self._cause()}")
         events = self._from_file()
-        if not self._over and not any(isinstance(event, RunEnded) for event in events):
+        if not any(isinstance(event, RunEnded) for event in events):
             record = self.run.read()
             if record.state == "lost" and record.pid == self._process.pid:
                 events.append(conclude(self.run, "lost", self._cause()))
             else:  # it ended and could not log it, or somebody resumed it since: not ours to write
                 events.append(RunEnded(state=record.state, error=record.error, time=time.time()))
         return events
+
+    def _end_of_job(self) -> RunEnded:
+        """A job leaves a whole result or none, and its exit code says which."""
+        states: dict[int | None, State] = {errors.EXIT_DONE: "finished", errors.EXIT_INTERRUPTED: "stopped"}
+        state = states.get(self.exit_code, "failed")
+        return RunEnded(state=state, error=None if state == "finished" else self._cause(), time=time.time())
 
     def _cause(self) -> str:
         code = self._process.exitcode or 0

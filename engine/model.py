@@ -82,12 +82,32 @@ def statistics(encoder: str, weights: str) -> tuple[tuple[float, ...], tuple[flo
     return tuple(settings["mean"]), tuple(settings["std"])
 
 
-def predict_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def usual_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the encoder's own pretrained weights, or ImageNet's: what one normalises with whatever it starts from."""
+    source = _source(encoder, "auto")
+    return statistics(encoder, source[0]) if source else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def predict_logits(model: nn.Module, images: torch.Tensor, input_size: tuple[int, int] | None = None) -> torch.Tensor:
     """(N, 3, H, W) normalised images to (N, classes, H, W), for any H and W.
 
-    Sizes that the network's stride does not divide are padded with the mean colour, at the right and the bottom, and
-    the logits are cropped back.
+    Where the network was trained on images scaled to `input_size`, it sees them so scaled, and the logits are scaled
+    back. Sizes that the network's stride does not divide are padded with the mean colour, at the right and the bottom,
+    and the logits are cropped back.
     """
+    shown = resize(images, input_size) if input_size else images
+    logits = _predict_padded(model, shown)
+    return resize(logits, (images.shape[-2], images.shape[-1]))
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(N, C, H, W) to (N, C, *size): bilinear between pixel centres, as OpenCV's INTER_LINEAR that training images are scaled with."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return functional.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+
+
+def _predict_padded(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[-2:]
     stride = _stride(model)
     right, bottom = -width % stride, -height % stride

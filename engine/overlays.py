@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import atomic
-from engine.coco import IGNORED
 from engine.dataset import Batch
+from engine.mask_files import blend
 from engine.model import predict_logits
-from engine.palette import class_colours
 from engine.tracking import TrackedImage
 from engine.train import Trainer, Validated
 
@@ -36,7 +35,9 @@ def draw_overlays(trainer: Trainer, validated: Validated) -> list[TrackedImage]:
         image, truth, _ = setup.val[(0, index)]
         images, _ = trainer.on_device(_single(image, truth, index))
         with setup.autocast():
-            prediction = predict_logits(setup.evaluated, images).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            prediction = (
+                predict_logits(setup.evaluated, images, setup.preset.data.input_size).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            )
         name = Path(setup.val.path(index)).stem
         caption = f"{kind}: {name}, epoch {validated.event.epoch}, mIoU {validated.by_image[index]:.3f}"
         drawn.append(TrackedImage(f"{kind}_{name}", caption, image, prediction, truth))
@@ -48,8 +49,8 @@ def save_overlays(folder: Path, images: Sequence[TrackedImage], classes: list[st
     folder.mkdir(exist_ok=True)
     kept = set()
     for tracked in images:
-        panels = [tracked.image, _blend(tracked.image, tracked.prediction, classes)]
-        panels += [_blend(tracked.image, tracked.truth, classes)] if tracked.truth is not None else []
+        panels = [tracked.image, blend(tracked.image, tracked.prediction, classes)]
+        panels += [blend(tracked.image, tracked.truth, classes)] if tracked.truth is not None else []
         content = io.BytesIO()
         Image.fromarray(np.concatenate(panels, axis=1)).save(content, "JPEG", quality=88)
         path = folder / f"{tracked.name}.jpg"
@@ -61,10 +62,3 @@ def save_overlays(folder: Path, images: Sequence[TrackedImage], classes: list[st
 
 def _single(image: NDArray[np.uint8], truth: NDArray[np.uint8], index: int) -> Batch:
     return Batch(torch.from_numpy(image)[None], torch.from_numpy(truth)[None], torch.tensor([index]))
-
-
-def _blend(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: list[str]) -> NDArray[np.uint8]:
-    colours = np.zeros((256, 3), np.float32)
-    colours[: len(classes)] = class_colours(classes)
-    share = np.where(labels == IGNORED, 0.0, 0.6)[:, :, None].astype(np.float32)
-    return (image * (1 - share) + colours[labels] * share).astype(np.uint8)

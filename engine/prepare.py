@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from engine.augment import SLOW, Augmentation
 from engine.coco import Split, check_images, debug_subset, read_split, same_classes
 from engine.dataset import SegmentationData, TrainingBatches, ValidationBatches, loader
+from engine.device import autocast, choose_device, choose_precision
 from engine.errors import Problem, RequestError
 from engine.events import Toggles
 from engine.masks import mask_cache
@@ -27,7 +28,6 @@ from engine.sample import ensure_sample
 from engine.schema import Preset
 
 ReportProgress = Callable[[str, int, int], None]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Setup:
         return -(-(self.batches.images // self.batches.batch_size) // self.preset.train.accumulate)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+        return autocast(self.device, self.precision)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -83,7 +83,8 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     augmentation = Augmentation(preset.augment.train, preset.data.background, size, _fit(preset), preset.train.seed)
 
     model, pretraining = build_model(preset.model, len(train.classes))
-    check_sizes(model, preset.model, [size, *{(int(height), int(width)) for height, width in val.sizes}])
+    sizes = {size} if preset.data.input_size else {size, *((int(height), int(width)) for height, width in val.sizes)}
+    check_sizes(model, preset.model, sorted(sizes))
     model = model.to(device).to(memory_format=torch.channels_last)
     average = None
     if preset.train.ema_decay:
@@ -127,21 +128,6 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
         warnings=[*_warnings(preset, pretraining, train, pixels), *train.notes, *val.notes],
         notes=[_told_weights(train.classes, balanced)] if any(table.class_weights == "auto" for table in preset.loss) else [],
     )
-
-
-def choose_device() -> torch.device:
-    """The accelerator that is there, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if wanted == "fp16" and device.type == "cpu":
-        raise RequestError(Problem("fp16 needs a GPU, and there is none", key="train.precision", fix='write "auto", "bf16" or "fp32"'))
-    return wanted
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:

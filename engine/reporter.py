@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from engine.events import AnyEvent, EventLog, Message, RunEnded, encode
+from engine.events import AnyEvent, EventLog, Message, Progress, RunEnded, encode
+
+PROGRESS_EVERY_S = 0.25
 
 
 class Queue(Protocol):
@@ -66,3 +68,18 @@ class Reporter:
     def _append(log: EventLog, event: AnyEvent) -> None:
         event.seq = log.last_seq + 1
         log.append(event)
+
+
+def task_progress(report: Reporter) -> Callable[[str, int, int], None]:
+    """Progress events for what takes a while before the first step; quick things are not told."""
+    began: dict[str, float] = {}
+    told: dict[str, float] = {}
+
+    def progress(task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start = began.setdefault(task, now)
+        if now - told.get(task, start) >= PROGRESS_EVERY_S or (done == total and task in told):
+            told[task] = now
+            report(Progress(task=task, done=done, total=total, per_s=done / max(now - start, 1e-9)))
+
+    return progress

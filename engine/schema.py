@@ -58,9 +58,16 @@ class DataTable(Table):
     workers: NotNegative = 4
     """Data-loader processes; 0 reads in the training process."""
     image_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    """[height, width] of a training image. Needed where training images differ in size; validation is at full size."""
+    """[height, width] of a training image. Needed where training images differ in size; labels are judged at full size."""
     fit: Literal["resize", "crop"] = "resize"
     """How a training image comes to image_size: scaled, or a random crop (padded with ignored pixels where too small)."""
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) to which an image is scaled for validation and inference; None: it is seen at its own size."""
+        if self.image_size is None or self.fit == "crop":
+            return None
+        return self.image_size[0], self.image_size[1]
 
 
 class AugmentTable(Table):

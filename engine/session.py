@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import secrets
 import shutil
@@ -22,21 +23,22 @@ from engine import atomic, errors, preset
 from engine.checkpoint import canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
-from engine.errors import Problem, RequestError, RunError
-from engine.events import Checkpoint, EventLog, Images, Message, Progress, RunEnded, RunStarted, State
+from engine.device import device_name
+from engine.errors import Problem, RequestError, Stopped
+from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, State
+from engine.failures import in_one_line
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
-from engine.reporter import Reporter
+from engine.reporter import Reporter, task_progress
 from engine.run import RunFolder, RunLock, RunRecord, check_resumable, claim
 from engine.schema import Preset
 from engine.system import Heartbeat, out_of_memory_kills
 from engine.tracking import Tracker, TrackerSettings
-from engine.train import Stopped, Trainer, Validated
+from engine.train import Trainer, Validated
 
 if TYPE_CHECKING:
     from engine.worker import Request
 
-PROGRESS_EVERY_S = 0.25
 VERSIONS = ("segtui", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy")
 
 
@@ -44,7 +46,7 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
     """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches."""
     table = preset.from_dict(request.preset)
     resumed = _ResumeState(RunFolder(request.resume), table) if request.resume else None
-    setup = prepare(table, request.toggles, request.runs / ".cache", _progress(report))
+    setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report))
     if resumed:
         resumed.check_data(setup)
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
@@ -83,6 +85,18 @@ class Session:
         start_workers(setup.train_loader, setup.batches)
         start_workers(setup.val_loader, setup.val_batches)
         self.tracker = self._tracker(resumed is not None)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.run.path
+
+    @property
+    def is_over(self) -> bool:
+        return self.record.ended is not None
+
+    def end_at_once(self) -> None:
+        self.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
+        os._exit(errors.EXIT_INTERRUPTED)
 
     def run_to_end(self) -> int:
         """Train until something ends it; the exit code."""
@@ -189,17 +203,10 @@ class Session:
             peak = torch.cuda.max_memory_allocated() / 2**30
             fix = "Lower data.batch_size (and raise train.accumulate) or data.image_size"
             return f"out of GPU memory with {size}: the peak was {peak:.1f} GiB. {fix}"
-        if isinstance(error, RunError):
-            return text
         if "does not have a deterministic implementation" in text:
             fix = "run without the deterministic toggle, or with another model or loss"
             return f"{text.split(' does not')[0]} has no deterministic path on this device; {fix}"
-        if "DataLoader worker" in text:
-            killed = (out_of_memory_kills() or 0) > (self.kills or 0)
-            cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
-            reason = text.splitlines()[-1] if "Original Traceback" in text else text.splitlines()[0]
-            return f"{reason.removeprefix('engine.images.ImageError: ')}{cause}"
-        return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+        return in_one_line(error, self.kills)
 
     def _image_size(self) -> str:
         augmentation = self.setup.train.augmentation
@@ -213,7 +220,7 @@ class Session:
             classes=setup.classes,
             epochs=setup.preset.train.epochs,
             steps_per_epoch=setup.steps_per_epoch,
-            device=_device_name(setup.device),
+            device=device_name(setup.device),
             world_size=1,
             images=Images(train=len(setup.train), val=len(setup.val)),
             toggles=setup.toggles,
@@ -241,7 +248,7 @@ class Session:
             epochs=setup.preset.train.epochs,
             best_epoch=self.trainer.at.best_epoch,
             best_mIoU=self.trainer.at.best_mIoU,
-            device=_device_name(setup.device),
+            device=device_name(setup.device),
             encoder_weights=setup.pretraining.weights,
             warnings=setup.warnings,
             versions=_versions(),
@@ -318,30 +325,11 @@ def remove_leftovers(run: RunFolder) -> None:
         leftover.unlink()
 
 
-def _progress(report: Reporter) -> Callable[[str, int, int], None]:
-    """Progress events for what takes a while before the first step; quick things are not told."""
-    began: dict[str, float] = {}
-    told: dict[str, float] = {}
-
-    def progress(task: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        start = began.setdefault(task, now)
-        if now - told.get(task, start) >= PROGRESS_EVERY_S or (done == total and task in told):
-            told[task] = now
-            report(Progress(task=task, done=done, total=total, per_s=done / max(now - start, 1e-9)))
-
-    return progress
-
-
 def _preset_hash(table: Preset) -> str:
     """Of what decides the weights. Where the data lies, and how it is tracked, do not."""
     values = table.model_dump(exclude={"name", "wandb", "debug"})
     del values["data"]["root"]
     return hashlib.sha256(canonical(values).encode()).hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from engine.augment import normalise
 from engine.dataset import Batch
+from engine.errors import Stopped
 from engine.events import AnyEvent, Epoch, Progress, Validation
 from engine.metrics import Scores, confusion_matrices, confusion_matrix, image_mIoU, scores
 from engine.model import predict_logits
@@ -19,10 +20,6 @@ from engine.prepare import Setup
 from engine.step_log import StepLog
 
 Report = Callable[[AnyEvent], None]
-
-
-class Stopped(Exception):
-    """Training was asked to stop; the state is that after the last whole step."""
 
 
 @dataclass
@@ -136,7 +133,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> Validated:
-        """Every validation image once, at full size. Raises Stopped between batches."""
+        """Every validation image once, judged at full size. Raises Stopped between batches."""
         setup, model = self.setup, self.setup.evaluated
         model.eval()
         matrix = torch.zeros_like(self.matrix)
@@ -144,7 +141,7 @@ class Trainer:
         for batch in setup.val_loader:
             images, labels = self.on_device(batch)
             with setup.autocast():
-                logits = predict_logits(model, images)
+                logits = predict_logits(model, images, setup.preset.data.input_size)
             per_image = confusion_matrices(labels, logits.argmax(dim=1), len(setup.classes))
             matrix += per_image.sum(dim=0)
             by_image.append(image_mIoU(per_image))

@@ -1,4 +1,4 @@
-"""What the training process executes: accept or refuse the request, then train and tell.
+"""What the working process executes: accept or refuse the request, then train, predict or vote, and tell.
 
 It is its own session, so that a lost terminal does not reach it, and it writes everything of its run.
 """
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from engine import errors
 from engine.errors import RequestError
 from engine.events import Toggles
+from engine.predict_request import PredictRequest, ScoreRequest, VoteRequest
 from engine.reporter import Queue, Reporter
+from engine.run import RunFolder
 
 if TYPE_CHECKING:
-    from engine.session import Session
-
+    from engine.jobs import Work
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,9 +41,12 @@ class Request:
     resume: Path | None = None
 
 
+AnyRequest = Request | PredictRequest | VoteRequest | ScoreRequest
+
+
 @dataclass(frozen=True)
 class Accepted:
-    """The run's folder: from here on its files tell everything, beginning with event number `next_seq`."""
+    """The folder of the run or the result to come: from here on its files tell everything, beginning with event number `next_seq`."""
 
     folder: Path
     next_seq: int
@@ -71,7 +75,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        self.session: Session | None = None
+        self.work: Work | None = None
         self._arrivals, wake_up = os.pipe()
         os.set_blocking(wake_up, False)
         signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
@@ -84,22 +88,21 @@ class StopSignal:
         return self.asked
 
     def _in_main_thread(self, _number: int, _frame: object) -> None:
-        if self.session is None:
+        if self.work is None:
             raise SystemExit(errors.EXIT_INTERRUPTED)
 
     def _count(self) -> None:
         while arrived := os.read(self._arrivals, 1):
-            if arrived[0] not in STOP_SIGNALS or self.session is None:
+            if arrived[0] not in STOP_SIGNALS or self.work is None:
                 continue
-            if self.session.record.ended is not None:  # it has ended, and only W&B is still at work
+            if self.work.is_over:  # only W&B is still at work
                 continue
             if self.asked:
-                self.session.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
-                os._exit(errors.EXIT_INTERRUPTED)
+                self.work.end_at_once()
             self.asked = True
 
 
-def main(request: Request, answer: Connection, listener: Queue) -> None:
+def main(request: AnyRequest, answer: Connection, listener: Queue) -> None:
     """The child's entry point. Its exit code is that of the command line."""
     os.setsid()
     listener.cancel_join_thread()  # events that nobody takes must not keep the process from ending; the log has them
@@ -110,23 +113,43 @@ def main(request: Request, answer: Connection, listener: Queue) -> None:
             child.kill()  # a loader worker ignores the SIGTERM with which multiprocessing would end it, and then waits for it
 
 
-def _work(request: Request, answer: Connection, report: Reporter) -> int:
+def _work(request: AnyRequest, answer: Connection, report: Reporter) -> int:
     early_output = _detach_streams()
     stop = StopSignal()
     try:
-        from engine.session import open_session  # torch and the others: seconds
-
-        session = open_session(request, report, stop)
+        work = _open(request, report, stop)
     except RequestError as error:
         _answer(answer, Refused(error))
         return errors.EXIT_REQUEST
     except Exception:  # noqa: BLE001  a defect of ours, before there is a log to keep it
         _answer(answer, Crashed(traceback.format_exc()))
         return errors.EXIT_FAILED
-    _log_to(session.run.log, early_output)
-    stop.session = session
-    _answer(answer, Accepted(session.run.path, session.next_seq))
-    return session.run_to_end()
+    stop.work = work
+    if work.folder is not None:
+        _log_to(RunFolder(work.folder).log, early_output)
+        _answer(answer, Accepted(work.folder, work.next_seq))
+    return work.run_to_end()
+
+
+def _open(request: AnyRequest, report: Reporter, stop: StopSignal) -> Work:
+    """The imports here take seconds, and each kind of work needs its own."""
+    match request:
+        case Request():
+            from engine.session import open_session
+
+            return open_session(request, report, stop)
+        case PredictRequest():
+            from engine.predict import open_prediction
+
+            return open_prediction(request, report, stop)
+        case VoteRequest():
+            from engine.votes import open_vote
+
+            return open_vote(request, report, stop)
+        case ScoreRequest():
+            from engine.scoring import open_score
+
+            return open_score(request, report, stop)
 
 
 def _answer(launcher: Connection, answer: Accepted | Refused | Crashed) -> None:

@@ -9,12 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
+from engine.views import DEFAULT
 
+COMMANDS = """commands (each has --help):
+  segtui predict CHECKPOINT...        submission, masks, scores; test-time augmentation, ensembles
+  segtui vote FILE.csv FILE.csv...    hard voting over submissions
+  segtui score FILE.csv               a submission against ground truth
+  segtui runs | checkpoints           listings
+  segtui attach RUN | stop RUN        a run that was started elsewhere
+
+"""
 EXIT_CODES = """exit codes: 0 done; 1 failed while running; 2 the request was wrong, one message names the fix;
 3 stopped, can be resumed; 130 interrupted before anything could be saved"""
 
 
-class _Parser(argparse.ArgumentParser):
+JSON_HELP = "one json object a line on stdout, and nothing else"
+
+
+class Parser(argparse.ArgumentParser):
     """Usage errors are request errors: one message, nothing else."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -41,17 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    commands = {"runs": _runs, "checkpoints": _checkpoints, "attach": _attach, "stop": _stop}
+    commands = {
+        "predict": _predict,
+        "vote": _vote,
+        "score": _score,
+        "runs": _runs,
+        "checkpoints": _checkpoints,
+        "attach": _attach,
+        "stop": _stop,
+    }
     if given and given[0] in commands:
         return commands[given[0]](given[1:])
     return _train(given)
 
 
 def _train(given: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog="segtui",
         description="A terminal experiment manager for semantic segmentation.",
-        epilog="commands: segtui runs | checkpoints | attach RUN | stop RUN   (each has --help)\n\n" + EXIT_CODES,
+        epilog=COMMANDS + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -90,8 +110,78 @@ def _train(given: list[str]) -> int:
     )
 
 
+def _predict(given: list[str]) -> int:
+    parser = Parser(
+        prog="segtui predict",
+        description="Predict a split or a folder of images with one checkpoint or several, into a submission.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a checkpoint's file, or a run: its best one")
+    what = parser.add_argument_group("what is predicted")
+    what.add_argument("--split", metavar="SPLIT", help="train, val, test, or a json's name (default: test)")
+    what.add_argument("--images", type=Path, metavar="DIR", help="any folder of images instead of a split")
+    what.add_argument("--data", metavar="ROOT", help="the data set's folder (default: SEGTUI_DATA, else where the checkpoint was trained)")
+    what.add_argument("--preset", metavar="PRESET", help="describes checkpoints of the old kind, {'net': state_dict}")
+    how = parser.add_argument_group("how")
+    how.add_argument("--tta", nargs="?", const=DEFAULT, metavar="VIEWS", help=f"average over views (default: {DEFAULT})")
+    how.add_argument("--window", type=int, metavar="SIDE", help="predict large images in overlapping windows of this many pixels")
+    how.add_argument("--overlap", type=float, default=0.5, metavar="SHARE", help="of neighbouring windows (default: 0.5)")
+    vote = how.add_mutually_exclusive_group()
+    vote.add_argument("--softvote", action="store_true", help="average the members' probabilities")
+    vote.add_argument("--hardvote", action="store_true", help="the class that most members give a pixel")
+    how.add_argument("--weights", metavar="W,W", help='a weight for each member, or "fit": those that fit the validation split best')
+    how.add_argument("--member", action="append", default=[], type=Path, metavar="FILE.npy", help="probabilities (N, C, H, W) that join")
+    where = parser.add_argument_group("what is written")
+    where.add_argument("--name", metavar="NAME", help="of the result, a folder in the run's predictions (default: from the options)")
+    where.add_argument("--out", type=Path, metavar="FILE.csv", help="the submission (default: submission.csv in the result's folder)")
+    where.add_argument("--size", type=int, default=256, metavar="SIDE", help="side of the submission's square (default: 256)")
+    where.add_argument(
+        "--resize", choices=("probabilities", "nearest"), default="probabilities", help="what is scaled to it (default: probabilities)"
+    )
+    where.add_argument("--masks", type=Path, metavar="DIR", help="an indexed PNG for each image")
+    where.add_argument("--overlay", action="store_true", help="with --masks: also the photograph under the mask")
+    where.add_argument("--probabilities", type=Path, metavar="FILE.npy", help="float16 (N, C, H, W), and FILE.npy.json about it")
+    where.add_argument("--force", action="store_true", help="replace what is there")
+    _common(parser)
+    from tui import predicting
+
+    return predicting.predict(parser.parse_args(given), given)
+
+
+def _vote(given: list[str]) -> int:
+    parser = Parser(
+        prog="segtui vote",
+        description="Hard voting over submissions, joined by image_id: each pixel's most frequent class; of equals the first file's wins.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("submissions", nargs="+", type=Path, metavar="FILE.csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="the vote")
+    parser.add_argument("--weights", metavar="W,W", help="a weight for each file")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    from tui import predicting
+
+    return predicting.vote(parser.parse_args(given))
+
+
+def _score(given: list[str]) -> int:
+    parser = Parser(prog="segtui score", description="The IoU of a submission that has ground truth, by class.", allow_abbrev=False)
+    parser.add_argument("submission", type=Path, metavar="FILE.csv")
+    parser.add_argument("--data", metavar="ROOT", help="the data set's folder (default: SEGTUI_DATA, else the built-in sample)")
+    parser.add_argument("--split", default="val", metavar="SPLIT", help="train, val, test, or a json's name (default: val)")
+    parser.add_argument(
+        "--background", choices=("class", "ignore"), default="class", help="as data.background in its preset (default: class)"
+    )
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    from tui import predicting
+
+    return predicting.score(parser.parse_args(given))
+
+
 def _runs(given: list[str]) -> int:
-    parser = _Parser(prog="segtui runs", description="All runs, newest first.", allow_abbrev=False)
+    parser = Parser(prog="segtui runs", description="All runs, newest first.", allow_abbrev=False)
     _common(parser)
     options = parser.parse_args(given)
     from tui import listings
@@ -100,7 +190,7 @@ def _runs(given: list[str]) -> int:
 
 
 def _checkpoints(given: list[str]) -> int:
-    parser = _Parser(prog="segtui checkpoints", description="All checkpoints of all runs, best first.", allow_abbrev=False)
+    parser = Parser(prog="segtui checkpoints", description="All checkpoints of all runs, best first.", allow_abbrev=False)
     _common(parser)
     options = parser.parse_args(given)
     from tui import listings
@@ -109,7 +199,7 @@ def _checkpoints(given: list[str]) -> int:
 
 
 def _attach(given: list[str]) -> int:
-    parser = _Parser(prog="segtui attach", description="Watch a run that was started elsewhere, or see a finished one.", allow_abbrev=False)
+    parser = Parser(prog="segtui attach", description="Watch a run that was started elsewhere, or see a finished one.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="its folder, or its name below --runs")
     _common(parser)
     options = parser.parse_args(given)
@@ -119,7 +209,7 @@ def _attach(given: list[str]) -> int:
 
 
 def _stop(given: list[str]) -> int:
-    parser = _Parser(prog="segtui stop", description="Stop a run after its current step, so that it can be resumed.", allow_abbrev=False)
+    parser = Parser(prog="segtui stop", description="Stop a run after its current step, so that it can be resumed.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="its folder, or its name below --runs")
     _common(parser)
     options = parser.parse_args(given)
@@ -130,7 +220,7 @@ def _stop(given: list[str]) -> int:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of all runs (default: runs)")
-    parser.add_argument("--json", action="store_true", help="one json object a line on stdout, and nothing else")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Problem, Req
 from engine.events import AnyEvent, RunEnded, Toggles, encode
 from engine.launch import Attached, Followed, Launched
 from engine.run import RunFolder, check_resumable, find_run
-from engine.worker import Request
+from engine.worker import AnyRequest, Request
 
 POLL_S = 0.2
 FINISHING_S = 30.0
@@ -75,7 +75,11 @@ def stop(name: str, runs: Path) -> int:
 
 
 def _launch(request: Request, *, as_json: bool) -> int:
-    view = _view(as_json)
+    return run(request, _view(as_json), "stopping after this step; once more ends at once")
+
+
+def run(request: AnyRequest, view: View, stopping: str) -> int:
+    """Start a request's process, show what it tells, and stop it when asked to; the exit code. `stopping` says what that does."""
     launched = Launched(request)
     asked = 0
 
@@ -83,7 +87,7 @@ def _launch(request: Request, *, as_json: bool) -> int:
         nonlocal asked
         asked += 1
         launched.stop()
-        view.note("stopping after this step; once more ends at once" if asked == 1 else "ending at once")
+        view.note(stopping if asked == 1 else "ending at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_stop)

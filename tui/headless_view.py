@@ -61,13 +61,13 @@ class TerminalView:
         if state.progress is not None:
             done, total, per_s = state.progress.done, state.progress.total, state.progress.per_s
             left = f"{clock((total - done) / per_s)} left" if per_s else ""
-            lines.append(_bar(state.progress.task, done, total, left))
+            lines.append(bar(state.progress.task, done, total, left))
         if state.started is not None and state.ended is None:
             per_epoch, step = state.started.steps_per_epoch, state.done_steps
             epoch = min(step // per_epoch + 1, state.started.epochs) if per_epoch else 0
             in_epoch = step - (epoch - 1) * per_epoch
-            lines.append(_bar(f"epoch {epoch}/{state.started.epochs}", step, state.total_steps, f"{clock(state.seconds_left)} left"))
-            lines.append(_bar(f"step {in_epoch}/{per_epoch}", in_epoch, per_epoch, figures(state)))
+            lines.append(bar(f"epoch {epoch}/{state.started.epochs}", step, state.total_steps, f"{clock(state.seconds_left)} left"))
+            lines.append(bar(f"step {in_epoch}/{per_epoch}", in_epoch, per_epoch, figures(state)))
         return Group(*lines)
 
 
@@ -150,9 +150,11 @@ def validation_table(state: RunState) -> Table:
     best = (
         Text("  best so far", style="bold green")
         if last.best
-        else Text(f"  best {_score(last.best_mIoU)} in epoch {last.best_epoch}", style="dim")
+        else Text(f"  best {shown_score(last.best_mIoU)} in epoch {last.best_epoch}", style="dim")
     )
-    title = Text.assemble(f"epoch {last.epoch}   ", ("mIoU ", "bold"), (_score(last.mIoU), "bold"), f" {_change(mean_change)}", best)
+    title = Text.assemble(
+        f"epoch {last.epoch}   ", ("mIoU ", "bold"), (shown_score(last.mIoU), "bold"), f" {shown_change(mean_change)}", best
+    )
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", overflow="ellipsis", no_wrap=True)
     for name in ("IoU", "change", "accuracy", "pixels"):
@@ -163,14 +165,14 @@ def validation_table(state: RunState) -> Table:
         style = "rgb({},{},{})".format(*colour)
         table.add_row(
             Text.assemble(("■ ", style), name),
-            Text(_score(iou) if iou is not None else "not seen", style="" if iou is not None else "dim"),
-            Text(_change(change), style="green" if (change or 0) > 0 else "red" if (change or 0) < 0 else "dim"),
-            _score(last.class_acc[index]),
+            Text(shown_score(iou) if iou is not None else "not seen", style="" if iou is not None else "dim"),
+            Text(shown_change(change), style="green" if (change or 0) > 0 else "red" if (change or 0) < 0 else "dim"),
+            shown_score(last.class_acc[index]),
             f"{last.support[index] / pixels:.1%}",
             Text("█" * round((iou or 0) * BAR_CELLS), style=style),
         )
     seen = sum(value is not None for value in last.IoU)
-    overall = f"loss {_score(last.loss)} · pixel accuracy {_score(last.acc)} · fw IoU {_score(last.fwavacc)}"
+    overall = f"loss {shown_score(last.loss)} · pixel accuracy {shown_score(last.acc)} · fw IoU {shown_score(last.fwavacc)}"
     table.caption = f"mean over {seen} of {len(classes)} classes\n{overall}"
     table.caption_justify = "left"
     return table
@@ -185,7 +187,7 @@ def ending(state: RunState, run: RunFolder) -> list[Text]:
     lines = [Text.assemble((ended.state, colour), f": {ended.error}" if ended.error else "")]
     if state.validations:
         last = state.validations[-1]
-        lines.append(Text(f"best mIoU   {_score(last.best_mIoU)} in epoch {last.best_epoch}"))
+        lines.append(Text(f"best mIoU   {shown_score(last.best_mIoU)} in epoch {last.best_epoch}"))
     if "best" in state.checkpoints:
         lines.append(Text(f"checkpoint  {shown_path(Path(state.checkpoints['best'].path))}"))
     lines.append(Text(f"run         {folder}"))
@@ -209,15 +211,15 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _bar(name: str, done: int, total: int, text: str) -> RenderableType:
+def bar(name: str, done: int, total: int, text: str) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_row(Text(f"{name:<14}"), ProgressBar(total=max(total, 1), completed=done, width=24), Text(text, style="dim"))
     return grid
 
 
-def _score(value: float | None) -> str:
+def shown_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _change(value: float | None) -> str:
+def shown_change(value: float | None) -> str:
     return "" if value is None else f"{value:+.4f}"

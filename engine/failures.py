@@ -1,0 +1,19 @@
+"""Why something failed, in the one line that its user needs."""
+
+from __future__ import annotations
+
+from engine.errors import RunError
+from engine.system import out_of_memory_kills
+
+
+def in_one_line(error: Exception, kills_before: int | None) -> str:
+    """`kills_before` is `out_of_memory_kills()` from before the work began."""
+    text = str(error).strip()
+    if isinstance(error, RunError):
+        return text
+    if "DataLoader worker" in text:
+        killed = (out_of_memory_kills() or 0) > (kills_before or 0)
+        cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
+        reason = text.splitlines()[-1] if "Original Traceback" in text else text.splitlines()[0]
+        return f"{reason.removeprefix('engine.images.ImageError: ')}{cause}"
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

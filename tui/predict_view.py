@@ -1,0 +1,201 @@
+"""What a prediction tells: bars with the time left on stderr, tables of scores on stdout, files and the next command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from engine.events import AnyEvent, Message, Number, PredictionStarted, PredictionWritten, Progress, RunEnded, Validation
+from engine.palette import class_colours
+from engine.run import RunFolder
+from tui.headless_view import BAR_CELLS, bar, shown_change, shown_path, shown_score
+from tui.run_state import clock
+
+PLAIN_EVERY_S = 10.0
+MOST_SHOWN = 8
+
+
+class PredictView:
+    """Bars where stderr is a terminal, a line every ten seconds where it is none."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console(stderr=True) if live else Console(stderr=True, width=100, force_terminal=False, highlight=False)
+        self._note = "starting: checking checkpoints and data ..."
+        self._started: PredictionStarted | None = None
+        self._progress: Progress | None = None
+        self._scores: list[Validation] = []
+        self._written: PredictionWritten | None = None
+        self._ended: RunEnded | None = None
+        self._told = time.monotonic()
+        self._live = Live(get_renderable=self._bars, console=self._console, refresh_per_second=4, transient=True) if live else None
+        if self._live:
+            self._live.start()
+
+    def show(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            match event:
+                case PredictionStarted():
+                    self._started, self._note = event, ""
+                    if event.views:
+                        self._console.print(header(event))
+                case Progress():
+                    self._progress, self._note = event, ""
+                    self._tell_progress()
+                case Message():
+                    style = {"warning": "yellow", "error": "red"}.get(event.level, "")
+                    self._console.print(Text(f"{event.level}: {event.text}", style=style), soft_wrap=True)
+                case Validation():
+                    self._scores.append(event)
+                case PredictionWritten():
+                    self._written = event
+                case RunEnded():
+                    self._ended = event
+
+    def note(self, text: str) -> None:
+        self._note = text
+        if self._live is None:
+            self._console.print(Text(text))
+
+    def close(self, run: RunFolder | None) -> None:  # noqa: ARG002  where the result lies is in its events
+        if self._live:
+            self._live.stop()
+        if self._ended is None:
+            return
+        if self._scores and self._started and self._ended.state == "finished":
+            print_scores(self._started, self._scores)
+        for line in ending(self._ended, self._written):
+            self._console.print(line, soft_wrap=True)
+
+    def _tell_progress(self) -> None:
+        if self._live is None and self._progress and time.monotonic() - self._told > PLAIN_EVERY_S:
+            self._told = time.monotonic()
+            self._console.print(Text(f"{self._progress.task} {self._progress.done}/{self._progress.total} · {_left(self._progress)}"))
+
+    def _bars(self) -> RenderableType:
+        lines: list[RenderableType] = [Text(self._note, style="yellow")] if self._note else []
+        if self._progress is not None:
+            lines.append(bar(self._progress.task, self._progress.done, self._progress.total, _left(self._progress)))
+        return Group(*lines)
+
+
+def header(started: PredictionStarted) -> RenderableType:
+    """What predicts what, and how."""
+    grid = Table.grid(padding=(0, 2))
+    weights = [f"  × {weight:.3g}" if len(started.weights) > 1 else "" for weight in started.weights]
+    members = [f"{name}{weight}" for name, weight in zip(started.members, weights, strict=True)]
+    vote = {"soft": "soft vote of ", "hard": "hard vote of "}.get(started.mode, "")
+    named = f"{vote}{members[0]}" if len(members) == 1 else vote + "\n".join([f"{len(members)} members", *members])
+    grid.add_row(Text("network" if len(members) == 1 else "networks", style="dim"), Text(named))
+    scored = "with ground truth" if started.scored else "without ground truth"
+    grid.add_row(Text("images", style="dim"), Text(f"{started.images} {scored}, {len(started.classes)} classes"))
+    if len(started.views) > 1 or started.views != ["identity"]:
+        more = f" and {len(started.views) - MOST_SHOWN} more" if len(started.views) > MOST_SHOWN else ""
+        shown = f"{', '.join(started.views[:MOST_SHOWN])}{more}"
+        grid.add_row(Text("views", style="dim"), Text(f"{len(started.views)}, as {started.passes:.3g} plain passes an image: {shown}"))
+    grid.add_row(Text("device", style="dim"), Text(f"{started.device}, {started.precision}"))
+    return Panel(grid, title=Text(started.name), title_align="left", box=box.ROUNDED, expand=False)
+
+
+def print_scores(started: PredictionStarted, scores: Sequence[Validation]) -> None:
+    """Tables on a terminal; columns with tabs between, never cut, where another program reads them."""
+    if sys.stdout.isatty():
+        console = Console()
+        if len(scores) > 1:
+            console.print(summary_table(scores))
+        console.print(class_table(started, scores))
+        return
+    names = [each.name for each in scores]
+    print("\t".join(["class", *names, "accuracy", "pixels"]))
+    for index, name in enumerate(started.classes):
+        cells = [shown_score(each.IoU[index]) for each in scores]
+        print("\t".join([name, *cells, shown_score(scores[-1].class_acc[index]), str(scores[-1].support[index])]))
+    print("\t".join(["mIoU", *(shown_score(each.mIoU) for each in scores), shown_score(scores[-1].mean_acc), str(sum(scores[-1].support))]))
+
+
+def summary_table(scores: Sequence[Validation]) -> Table:
+    """One row for each way to predict; the result is the last."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for name in ("mIoU", "result's gain", "pixel accuracy", "fw IoU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in scores:
+        is_result = each is scores[-1]
+        gain = None if is_result else _difference(scores[-1].mIoU, each.mIoU)
+        cells = [shown_score(each.mIoU), shown_change(gain), shown_score(each.acc), shown_score(each.fwavacc)]
+        table.add_row(*(Text(cell, style="bold" if is_result else "") for cell in [each.name, *cells]))
+    return table
+
+
+def class_table(started: PredictionStarted, scores: Sequence[Validation]) -> Table:
+    """The result's IoU of each class, and its gain over the plain images and over the best member."""
+    result = scores[-1]
+    pixels = max(sum(result.support), 1)
+    references = _references(started, scores)
+    title = Text.assemble(f"{result.name}   ", ("mIoU ", "bold"), (shown_score(result.mIoU), "bold"))
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", overflow="ellipsis", no_wrap=True)
+    for name in ("IoU", *(f"vs {name}" for name, _ in references), "accuracy", "pixels"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("")
+    for index, (name, colour) in enumerate(zip(started.classes, class_colours(started.classes), strict=True)):
+        iou = result.IoU[index]
+        style = "rgb({},{},{})".format(*colour)
+        gains = [_difference(iou, reference.IoU[index]) for _, reference in references]
+        table.add_row(
+            Text.assemble(("■ ", style), name),
+            Text(shown_score(iou) if iou is not None else "not seen", style="" if iou is not None else "dim"),
+            *(Text(shown_change(gain), style="green" if (gain or 0) > 0 else "red" if (gain or 0) < 0 else "dim") for gain in gains),
+            shown_score(result.class_acc[index]),
+            f"{result.support[index] / pixels:.1%}",
+            Text("█" * round((iou or 0) * BAR_CELLS), style=style),
+        )
+    seen = sum(value is not None for value in result.IoU)
+    overall = (
+        f"pixel accuracy {shown_score(result.acc)} · mean accuracy {shown_score(result.mean_acc)} · fw IoU {shown_score(result.fwavacc)}"
+    )
+    table.caption = f"mean over {seen} of {len(started.classes)} classes\n{overall}"
+    table.caption_justify = "left"
+    return table
+
+
+def ending(ended: RunEnded, written: PredictionWritten | None) -> list[Text]:
+    """How it ended, what it cost, and where things lie."""
+    colour = {"finished": "bold green", "stopped": "bold yellow"}.get(ended.state, "bold red")
+    lines = [Text.assemble((ended.state, colour), f": {ended.error}" if ended.error else "")]
+    if ended.state != "finished" or written is None:
+        return lines
+    if written.ms_per_image is not None:
+        cost = f"{written.ms_per_image:.1f} ms an image"
+        if written.plain_ms_per_image:
+            cost += f"; the plain images {written.plain_ms_per_image:.1f} ms: {written.ms_per_image / written.plain_ms_per_image:.1f} times"
+        lines.append(Text(f"{'networks':<14} {cost}"))
+    lines += [Text(f"{kind:<14} {shown_path(Path(path))}") for kind, path in written.files.items()]
+    return lines
+
+
+def _references(started: PredictionStarted, scores: Sequence[Validation]) -> list[tuple[str, Validation]]:
+    members = [each for each in scores[:-1] if each.name in started.members]
+    plain = [each for each in scores[:-1] if each.name not in started.members]
+    found = [("plain", plain[0])] if plain else []
+    if members:
+        found.append(("best member", max(members, key=lambda each: each.mIoU or 0.0)))
+    return found
+
+
+def _difference(one: Number, other: Number) -> Number:
+    return None if one is None or other is None else one - other
+
+
+def _left(progress: Progress) -> str:
+    if not progress.per_s or not progress.done:
+        return ""
+    return f"{progress.per_s:.1f}/s · {clock((progress.total - progress.done) / progress.per_s)} left"
