@@ -39,6 +39,8 @@ def read_pictures(data: DataTable, split: str, images: Path | None, progress: Ta
 def read_named_split(data: DataTable, split: str) -> Split:
     """`train`, `val`, `test` as the data table names them, or a json of another name in its folder."""
     root = ensure_sample() if data.root == "sample" else Path(data.root)
+    if not root.is_dir():
+        raise RequestError(Problem(f"there is no folder {str(root)!r}", key="--data", fix="name the data set's folder: --data ROOT"))
     name = {"train": data.train, "val": data.val, "test": data.test}.get(split, split)
     if not name.endswith(".json"):
         raise RequestError(Problem(f"there is no split {split!r}", key="--split", fix="write train, val, test, or a json's name"))
