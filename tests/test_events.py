@@ -58,9 +58,13 @@ def plain(event: Any) -> Any:
 def test_an_event_comes_back_from_its_line(event: AnyEvent) -> None:
     line = encode(event)
     assert b"\n" not in line
-    assert json.loads(line)["type"] == {"RunStarted": "run_started", "RunEnded": "run_ended"}.get(
-        type(event).__name__, type(event).__name__.lower()
-    )
+    in_two_words = {
+        "RunStarted": "run_started",
+        "RunEnded": "run_ended",
+        "PredictionStarted": "prediction_started",
+        "PredictionWritten": "prediction_written",
+    }
+    assert json.loads(line)["type"] == in_two_words.get(type(event).__name__, type(event).__name__.lower())
     back = decode(line)
     assert type(back) is type(event)
     assert plain(back) == with_gaps(plain(event))
