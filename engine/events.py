@@ -116,7 +116,7 @@ class PredictionStarted(Event):
     classes: list[str]
     images: int
     members: list[str]
-    weights: list[float]
+    weights: list[Number]
     views: list[str]
     passes: float
     device: str

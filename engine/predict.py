@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Any
 
 from engine import atomic
 from engine.dataset import Batch, InOrder, SegmentationData, loader
@@ -116,7 +117,9 @@ class Prediction:
             done(len(batch.indices))
         after = self.seconds()
         if board is not None:
-            self.write_image_scores(board.by_image.tolist())
+            by_image = zip(gathered.pictures.file_names, (f"{value:.6f}" for value in board.by_image.tolist()), strict=True)
+            self.write_table("images.csv", [("image_id", "mIoU"), *by_image])
+            self.write_table("scores.csv", score_table(gathered.classes, board.scored()))
         return board.scored() if board else [], (after[0] - before[0], after[1] - before[1])
 
     def voting(self, members: Sequence[Member], weights: list[float]) -> Voting:
@@ -169,13 +172,10 @@ class Prediction:
         for row, index in enumerate(batch.indices.tolist()):
             self.outputs.add(index, batch.images[row].numpy(), labels[row], answer.ids[row], kept[row] if kept is not None else None)
 
-    def write_image_scores(self, by_image: list[float]) -> None:
-        """`images.csv` in the result's folder: each image's mean IoU."""
+    def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["image_id", "mIoU"])
-        rows.writerows((name, f"{value:.6f}") for name, value in zip(self.gathered.pictures.file_names, by_image, strict=True))
-        atomic.write(self.request.places.work / "images.csv", text.getvalue())
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        atomic.write(self.request.places.work / name, text.getvalue())
 
     def finish(self, scored: list[Scored], times: tuple[float, float], fitted: Fit | None, weights: list[float]) -> None:
         assert self.outputs is not None
@@ -186,7 +186,8 @@ class Prediction:
             gathered.sidecar.weights = weights
         images = len(gathered.pictures)
         ms, plain_ms = (seconds / images * 1000 for seconds in times)
-        files = self.outputs.files() | ({"images": str(request.places.folder / "images.csv")} if scored else {})
+        tables = {"scores": "scores.csv", "images": "images.csv"} if scored else {}
+        files = self.outputs.files() | {kind: str(request.places.folder / name) for kind, name in tables.items()}
         for each in scored:
             self.report(as_event(each))
         record = PredictionRecord(
@@ -236,6 +237,15 @@ class Prediction:
                 RunFolder(places.work).log.replace(log)
         shutil.rmtree(places.work, ignore_errors=True)
         return str(log) if keep_log and log.exists() else ""
+
+
+def score_table(classes: Sequence[str], scored: Sequence[Scored]) -> list[Sequence[Any]]:
+    """A row for each class, then their means: the IoU of each way to predict, and the result's accuracy and pixels. None is empty."""
+    result = scored[-1]
+    rows: list[Sequence[Any]] = [("class", *(f"IoU {each.name}" for each in scored), "accuracy", "pixels")]
+    for index, name in enumerate(classes):
+        rows.append((name, *(each.IoU[index] for each in scored), result.class_acc[index], result.support[index]))
+    return [*rows, ("mean", *(each.mIoU for each in scored), result.mean_acc, sum(result.support))]
 
 
 def told_fit(fitted: Fit, names: list[str], weights: list[float]) -> str:
