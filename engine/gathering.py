@@ -26,6 +26,7 @@ from engine.predict_request import PredictRequest, member_name
 from engine.prediction_record import MemberRecord
 from engine.probabilities import ProbabilityFile, Sidecar, class_order
 from engine.schema import DataTable
+from engine.submission import sole_decider
 from engine.views import IDENTITY, parse_views
 
 
@@ -105,7 +106,12 @@ def gather(request: PredictRequest, progress: TaskProgress, tell: Callable[[str]
         device=device,
         precision=precision,
         sidecar=sidecar,
-        warnings=[*(warning for _, warning in checked if warning), *_class_warning(pictures, classes), *pictures.notes],
+        warnings=[
+            *(warning for _, warning in checked if warning),
+            *filter(None, [sole_decider(names, weights) if request.mode == "hard" else ""]),
+            *_class_warning(pictures, classes),
+            *pictures.notes,
+        ],
     )
 
 

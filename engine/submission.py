@@ -188,6 +188,14 @@ def whole_weights(weights: Sequence[Fraction]) -> list[int]:
     return [int(weight * common) for weight in weights]
 
 
+def sole_decider(names: Sequence[str], weights: Sequence[Fraction] | Sequence[int]) -> str:
+    """A warning where one member's weight is that of all others together, or more; of two equal ones the first decides."""
+    heaviest = max(range(len(weights)), key=lambda member: weights[member])
+    if 2 * weights[heaviest] < sum(weights) or len(weights) == 1:
+        return ""
+    return f"{names[heaviest]} decides every pixel: the others together weigh no more. A vote wants three members at least"
+
+
 def vote(readers: Sequence[SubmissionReader], weights: Sequence[int]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Each image of the first submission with the class ids that most of them give its pixels."""
     for image_id in readers[0].image_ids:

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 from engine import atomic
 from engine.errors import Problem, RequestError, Stopped
-from engine.events import PredictionWritten
+from engine.events import Message, PredictionWritten
 from engine.jobs import Job
 from engine.predict_request import VoteRequest
 from engine.reporter import Reporter, task_progress
-from engine.submission import HEADER, SubmissionReader, encode_row, vote, whole_weights
+from engine.submission import HEADER, SubmissionReader, encode_row, sole_decider, vote, whole_weights
 
 
 def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], bool]) -> Job:
@@ -29,6 +29,8 @@ def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], b
 
     def run() -> None:
         """Write the vote, whole or not at all. Raises Stopped."""
+        if warning := sole_decider([path.name for path in request.submissions], weights):
+            report(Message(level="warning", text=warning))
         with atomic.replacing(request.out) as file:
             file.write(HEADER.encode() + b"\n")
             for done, (image_id, ids) in enumerate(vote(readers, weights), start=1):

@@ -28,6 +28,7 @@ from engine.run import RunFolder
 if TYPE_CHECKING:
     from engine.jobs import Work
 
+LAST_WORDS_S = 10.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -105,9 +106,14 @@ class StopSignal:
 def main(request: AnyRequest, answer: Connection, listener: Queue) -> None:
     """The child's entry point. Its exit code is that of the command line."""
     os.setsid()
-    listener.cancel_join_thread()  # events that nobody takes must not keep the process from ending; the log has them
+    has_log = isinstance(request, (Request, PredictRequest))
+    if has_log:
+        listener.cancel_join_thread()  # events that nobody takes must not keep the process from ending; the log has them
     try:
-        sys.exit(_work(request, answer, Reporter(listener)))
+        code = _work(request, answer, Reporter(listener))
+        if not has_log:
+            _end_after(LAST_WORDS_S, code)
+        sys.exit(code)
     finally:
         for child in multiprocessing.active_children():
             child.kill()  # a loader worker ignores the SIGTERM with which multiprocessing would end it, and then waits for it
@@ -150,6 +156,13 @@ def _open(request: AnyRequest, report: Reporter, stop: StopSignal) -> Work:
             from engine.scoring import open_score
 
             return open_score(request, report, stop)
+
+
+def _end_after(seconds: float, code: int) -> None:
+    """The last events are in the queue alone, and the process waits for them to be taken; not for ever."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _answer(launcher: Connection, answer: Accepted | Refused | Crashed) -> None:
