@@ -66,6 +66,8 @@ def _content(path: Path | str) -> bytes:
         raise ImageError(f"{path} does not exist") from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:  # it has a NUL, or half a character
+        raise ImageError(f"{str(path)!r} is no file's name") from None
     if not content:
         raise ImageError(f"{path} is empty")
     return content

@@ -19,7 +19,9 @@ def mask_names(file_names: Sequence[str]) -> list[str]:
     """`a/x.jpg` becomes `a/x.png`; where two images would share a name, all keep their own ending: `a/x.jpg.png`."""
     inside = [str(PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))) for name in file_names]
     short = [str(PurePosixPath(name).with_suffix(".png")) for name in inside]
-    return short if len(set(short)) == len(short) else [f"{name}.png" for name in inside]
+    long = [f"{name}.png" for name in inside]
+    numbered = [f"{number}/{name}" for number, name in enumerate(long)]  # "x.jpg" beside "../x.jpg"
+    return next(names for names in (short, long, numbered) if len(set(names)) == len(names))
 
 
 def overlay_name(mask_name: str) -> str:

@@ -29,11 +29,22 @@ def read_pictures(data: DataTable, split: str, images: Path | None, progress: Ta
     else:
         found = read_named_split(data, split)
         check_images(found, partial(progress, f"check {split}"))
+    if unwritable := [name for name in found.file_names if _not_in_a_row(name)]:
+        text = f"{_not_in_a_row(unwritable[0])} in the file name {unwritable[0]!r}, which no row of a submission can hold"
+        raise RequestError(Problem(text, file=str(found.json), fix="rename it"))
     twice = [name for name, times in Counter(found.file_names).items() if times > 1]
     if twice:
         text = f"has the file_name {twice[0]!r} more than once; a submission has one row for each"
         raise RequestError(Problem(text, file=str(found.json)))
     return found
+
+
+def _not_in_a_row(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "there is something that is not UTF-8"
+    return "there is a line break" if "\n" in name or "\r" in name else ""
 
 
 def read_named_split(data: DataTable, split: str) -> Split:

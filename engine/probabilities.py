@@ -5,6 +5,7 @@ Files are read and written piece by piece, never mapped: a mapped file counts as
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ class ProbabilityFile:
             raise RequestError(Problem("there is no such file", file=str(path))) from None
         except (OSError, ValueError) as error:
             raise RequestError(Problem(f"is no .npy file: {str(error).splitlines()[0]}", file=str(path))) from None
-        if len(shape) != 4 or dtype.kind != "f" or 0 in shape:
+        if len(shape) != 4 or dtype.kind != "f" or min(shape) < 1:
             wanted = "probabilities are floating-point numbers (N, C, H, W)"
             raise RequestError(Problem(f"holds {dtype} {shape}; {wanted}", file=str(path)))
         if fortran:
@@ -60,7 +61,7 @@ class ProbabilityFile:
         self.shape: tuple[int, int, int, int] = shape
         self._dtype = dtype
         self._start = self._file.tell()
-        whole = self._start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        whole = self._start + math.prod(shape) * dtype.itemsize
         if path.stat().st_size < whole:
             raise RequestError(Problem(f"is cut off: {path.stat().st_size} bytes of {whole}", file=str(path)))
         self.sidecar = _read_sidecar(path, self.shape)
@@ -70,7 +71,7 @@ class ProbabilityFile:
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
         """float32 (C, H, W)."""
-        count = int(np.prod(self.shape[1:]))
+        count = math.prod(self.shape[1:])
         size = count * self._dtype.itemsize
         content = os.pread(self._file.fileno(), size, self._start + index * size)
         return np.frombuffer(content, self._dtype, count).astype(np.float32).reshape(self.shape[1:])
@@ -142,7 +143,8 @@ def class_order(own: Sequence[str], wanted: Sequence[str], file: str) -> list[in
 
 def _not_probabilities(values: NDArray[np.float32]) -> str:
     """What is wrong with (C, H, W), or nothing."""
-    sums = values.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # of infinities of both signs
+        sums = values.sum(axis=0)
     if not np.isfinite(sums).all():  # the sum has a NaN wherever a class has one
         row, column = np.argwhere(~np.isfinite(sums))[0]
         return f"a probability at row {row}, column {column} is not a finite number"
@@ -158,7 +160,10 @@ def _not_probabilities(values: NDArray[np.float32]) -> str:
 def _read_head(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+    try:
+        return read(file)
+    except Exception as error:  # noqa: BLE001  numpy's own reader lets through whatever Python's parser raises
+        raise ValueError(f"its head is damaged ({type(error).__name__})") from None
 
 
 def _read_sidecar(path: Path, shape: tuple[int, int, int, int]) -> Sidecar | None:
@@ -167,7 +172,7 @@ def _read_sidecar(path: Path, shape: tuple[int, int, int, int]) -> Sidecar | Non
         sidecar = msgspec.json.decode(file.read_bytes(), type=Sidecar)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise RequestError(Problem(f"does not describe {path.name}: {error}", file=str(file))) from None
     described = (len(sidecar.images), len(sidecar.classes), *sidecar.size)
     if described != shape:

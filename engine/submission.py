@@ -22,7 +22,7 @@ from engine.errors import Problem, RequestError
 HEADER = "image_id,PredictionString"
 MOST_ID = 254
 # The digits of each id and a space, as bytes; unused places are 0 and are left out.
-DIGITS = np.array([list(f"{number} ".encode().ljust(4, b"\0")) for number in range(256)], np.uint8)
+DIGITS = np.array([list(f"{number} ".encode().ljust(4, b"\0")) for number in range(256)], np.uint8).view(np.uint32).ravel()
 SPACE = ord(" ")
 
 
@@ -35,35 +35,42 @@ def encode_row(image_id: str, labels: NDArray[np.uint8]) -> bytes:
 
 def encode_labels(labels: NDArray[np.uint8]) -> bytes:
     """Class ids as decimal numbers with one space between."""
-    text = DIGITS[labels.ravel()].ravel()
-    return bytes(text[text != 0].tobytes()[:-1])
+    text = DIGITS[labels.ravel()].view(np.uint8)
+    return np.compress(text != 0, text).tobytes()[:-1]
 
 
 def decode_labels(text: bytes) -> NDArray[np.uint8]:
     """The ids of a PredictionString. Raises ValueError, saying what it is that stands there, for anything but ids of 0..254."""
     codes = np.frombuffer(text, np.uint8)
     is_space = codes == SPACE
-    digits = codes - ord("0")
     if not codes.size:
         raise ValueError("it has no PredictionString")
-    if (wrong := ~is_space & (digits > 9)).any():
+    if (wrong := (codes - np.uint8(ord("0")) > 9) & ~is_space).any():
         raise ValueError(f"{_word_at(text, int(wrong.argmax()))!r} is no class id")
-    spaces = np.flatnonzero(is_space)
-    first = np.concatenate(([0], spaces + 1))
-    length = np.concatenate((spaces, [codes.size])) - first
-    if length.min() == 0:
+    digits = codes & np.uint8(0b1111)  # of the ten digits their value, of a space 0
+    if is_space[0] or is_space[-1] or (is_space[1:] & is_space[:-1]).any():
         raise ValueError("there are two spaces in a row, or one at an end")
-    if length.max() > 3:
-        raise ValueError(f"{_word_at(text, int(first[length.argmax()]))!r} is no class id of 0 to {MOST_ID}")
-    last = first + length - 1
-    ids: NDArray[np.int16] = digits[last].astype(np.int16)
-    for place, factor in ((1, 10), (2, 100)):
-        has = length > place
-        ids[has] += factor * digits[last[has] - place].astype(np.int16)
-    if ids.max() > MOST_ID:
-        raise ValueError(f"{ids.max()} is no class id of 0 to {MOST_ID}")
-    found: NDArray[np.uint8] = ids.astype(np.uint8)
-    return found
+    # An id ends where a space or the text's end follows; beside a space, the digit before an id's last is 0.
+    ends = np.append(is_space[1:], True)
+    ids = digits.copy()
+    ids[1:] += digits[:-1] * np.uint8(10)
+    if not (long := ~(is_space[2:] | is_space[1:-1] | is_space[:-2])).any():
+        return np.compress(ends, ids)
+    return _with_hundreds(text, digits, ids, ends, long)
+
+
+def _with_hundreds(
+    text: bytes, digits: NDArray[np.uint8], ids: NDArray[np.uint8], ends: NDArray[np.bool_], long: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """`long` says of each place from the third on whether it and the two before it are digits."""
+    if (too_long := long[1:] & long[:-1]).any():
+        raise ValueError(f"{_word_at(text, int(too_long.argmax()))!r} is no class id of 0 to {MOST_ID}")
+    wide = ids.astype(np.int16)
+    wide[2:] += digits[:-2].astype(np.int16) * 100 * long
+    found = np.compress(ends, wide)
+    if found.max() > MOST_ID:
+        raise ValueError(f"{found.max()} is no class id of 0 to {MOST_ID}")
+    return found.astype(np.uint8)
 
 
 class SubmissionReader:
@@ -170,15 +177,14 @@ def majority(votes: NDArray[np.uint8], weights: Sequence[int]) -> NDArray[np.uin
     support = [np.full(votes.shape[1:], weight, kind) for weight in weights]
     for one in range(len(votes)):
         for other in range(one):
-            agree = (votes[one] == votes[other]).astype(kind)
-            support[one] += agree * kind.type(weights[other])
-            support[other] += agree * kind.type(weights[one])
+            agree = votes[one] == votes[other]
+            support[one] += agree if weights[other] == 1 else agree.astype(kind) * kind.type(weights[other])
+            support[other] += agree if weights[one] == 1 else agree.astype(kind) * kind.type(weights[one])
     winner: NDArray[np.uint8] = votes[0].copy()
     most = support[0]
     for vote, its_support in zip(votes[1:], support[1:], strict=True):
-        better = its_support > most
-        winner = np.where(better, vote, winner)
-        most = np.where(better, its_support, most)
+        np.copyto(winner, vote, where=its_support > most)
+        most = np.maximum(most, its_support)
     return winner
 
 
@@ -191,7 +197,8 @@ def whole_weights(weights: Sequence[Fraction]) -> list[int]:
 def sole_decider(names: Sequence[str], weights: Sequence[Fraction] | Sequence[int]) -> str:
     """A warning where one member's weight is that of all others together, or more; of two equal ones the first decides."""
     heaviest = max(range(len(weights)), key=lambda member: weights[member])
-    if 2 * weights[heaviest] < sum(weights) or len(weights) == 1:
+    surplus = 2 * weights[heaviest] - sum(weights)
+    if surplus < 0 or (surplus == 0 and heaviest > 0) or len(weights) == 1:  # of equals the first-listed wins
         return ""
     return f"{names[heaviest]} decides every pixel: the others together weigh no more. A vote wants three members at least"
 

@@ -29,7 +29,7 @@ def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], b
 
     def run() -> None:
         """Write the vote, whole or not at all. Raises Stopped."""
-        if warning := sole_decider([path.name for path in request.submissions], weights):
+        if warning := sole_decider([str(path) for path in request.submissions], weights):
             report(Message(level="warning", text=warning))
         with atomic.replacing(request.out) as file:
             file.write(HEADER.encode() + b"\n")

@@ -34,7 +34,7 @@ def predict(options: Namespace, given: list[str]) -> int:
 
 
 def vote(options: Namespace) -> int:
-    weights = _weights(options.weights) if options.weights else None
+    weights = _weights(options.weights) if options.weights is not None else None
     if weights == "fit":
         raise RequestError(Problem("submissions have no probabilities to fit", key="--weights", fix="give numbers"))
     paths = tuple(path.absolute() for path in options.submissions)
@@ -80,7 +80,7 @@ def _request(options: Namespace, given: list[str]) -> PredictRequest:
         caches=options.runs.absolute() / ".cache",
         mode=mode,
         arrays=tuple(path.absolute() for path in options.member),
-        weights=_weights(options.weights) if options.weights else None,
+        weights=_weights(options.weights) if options.weights is not None else None,
         split=split,
         images=images,
         data_root=_root(options.data),
@@ -101,7 +101,7 @@ def _mode(options: Namespace) -> Mode:
         raise RequestError(Problem(f"{members} members need a vote", fix="add --softvote (mean of probabilities) or --hardvote (majority)"))
     if members == 1 and voting:
         raise RequestError(Problem("a vote needs two members at least", fix="name more checkpoints, or a --member"))
-    if options.weights and not voting:
+    if options.weights is not None and not voting:
         raise RequestError(Problem("weights are for a vote", key="--weights", fix="add --softvote or --hardvote"))
     if options.weights == "fit" and not options.softvote:
         raise RequestError(Problem("fit is for --softvote", key="--weights", fix="give numbers for --hardvote"))

@@ -1,0 +1,1 @@
+"""Measurements, run one at a time: `python -m benchmarks.NAME [--json]`."""
