@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from engine.coco import IGNORED
 from engine.dataset import Batch
 from engine.ensemble import classes_of, fit_weights
+from engine.errors import RunError
 from engine.members import Member
 from engine.prediction_record import Fit
 from engine.scoreboard import Scoreboard
@@ -34,6 +35,8 @@ def fit(
     """The weights, and what they gain. `batches` gives the images of some indices; `done` is told how many came through."""
     first, second = halves(images)
     of_truth, labels = _sampled(members, batches(first), PIXELS // max(len(first), 1), done)
+    if not len(labels):
+        raise RunError("weights cannot be fitted: the validation images drawn for it have no labelled pixel")
     weights = fit_weights(of_truth, labels).tolist()
     equal = [1 / len(members)] * len(members)
     names = ["equal weights", "fitted weights", *(member.name for member in members)]

@@ -84,12 +84,12 @@ def parse_views(text: str) -> tuple[View, ...]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, values = (each.strip() for each in part.partition("="))
         if name in MIRRORS_AND_TURNS and not equals:
-            symmetries += [view.then(MIRRORS_AND_TURNS[name]) for view in symmetries]
+            symmetries = list(dict.fromkeys([*symmetries, *(view.then(MIRRORS_AND_TURNS[name]) for view in symmetries)]))
         elif name in FACTORS and equals and name not in factors:
             factors[name] = [_factor(name, value) for value in values.split("/")]
         else:
             raise _unknown(part, name, name in factors)
-    scaled = product(dict.fromkeys(symmetries), factors.get("scale", [1.0]), factors.get("brightness", [1.0]))
+    scaled = product(symmetries, factors.get("scale", [1.0]), factors.get("brightness", [1.0]))
     views = tuple(dict.fromkeys(View(view.mirrored, view.turns, scale, brightness) for view, scale, brightness in scaled))
     if len(views) > MOST_VIEWS:
         raise RequestError(Problem(f"makes {len(views)} views of every image", key="--tta", fix=f"{MOST_VIEWS} are the most"))
