@@ -121,9 +121,6 @@ def seen(member: Member, batch: Batch) -> Array:
     return np.asarray(member.predict(batch, plain=False).probabilities, np.float64)
 
 
-# Soft voting
-
-
 @pytest.mark.parametrize("weights", [(0.25, 0.25, 0.25, 0.25), (0.5, 0.1, 0.3, 0.1), (0.0, 1.0, 0.0, 0.0)])
 def test_soft_voting_equals_a_mean_over_everything_kept(weights: tuple[float, ...], tmp_path: Path) -> None:
     """Of networks with their classes in other orders and other input sizes, and of an array in other classes and sizes still."""
@@ -202,7 +199,7 @@ def test_the_plain_answer_is_the_vote_without_views(kind: type[SoftVote] | type[
     assert plain.members == []
 
 
-def test_predicting_leaves_a_members_answer_as_it_was(tmp_path: Path) -> None:
+def test_predicting_leaves_a_members_answer_as_it_was() -> None:
     """The sum is taken in place, and of one member's only it may not be."""
     member = network_member(0, manner=Manner(parse_views("hflip")))
     batch = batch_of((32, 32), [0])
@@ -211,9 +208,6 @@ def test_predicting_leaves_a_members_answer_as_it_was(tmp_path: Path) -> None:
     again = SoftVote([member, network_member(1)], [0.5, 0.5], 32, "probabilities")(batch, compare=True)
     assert torch.equal(first.probabilities, before)
     assert torch.equal(again.members[0], classes_of(before))
-
-
-# Hard voting
 
 
 def counted(votes: NDArray[np.uint8], weights: Sequence[Fraction | int]) -> NDArray[np.uint8]:
@@ -306,9 +300,6 @@ def test_hard_voting_over_networks_is_hard_voting_over_their_submissions(how: st
         np.testing.assert_array_equal(answer.ids[row].ravel(), ids)
 
 
-# Members one after another
-
-
 @pytest.mark.parametrize("plain", [True, False])
 def test_networks_one_after_another_give_what_they_give_together(plain: bool, tmp_path: Path) -> None:
     """To half precision; for images of several sizes, and asked for in other batches than those they came in."""
@@ -355,9 +346,6 @@ def test_what_does_not_fit_the_disk_is_told_before_it_is_begun(tmp_path: Path) -
         RunError, match=r"^the models do not fit the GPU together, and keeping what one says takes 8192000\.0 GiB; .* has \d+\.\d$"
     ):
         spill([network_member(0)], lambda: iter(()), sizes, 4, tmp_path, lambda images: None, plain=False)
-
-
-# Fitted weights
 
 
 def likelihood(weights: NDArray[np.floating], of_truth: Array, labels: NDArray[np.uint8]) -> float:
@@ -463,7 +451,7 @@ def test_halves_are_drawn_and_not_cut() -> None:
     """Neighbours in a json are often frames of one film."""
     first, second = halves(100)
     assert 10 < sum(index < 50 for index in first) < 40
-    assert first != list(range(0, 100, 2)) != second
+    assert list(range(0, 100, 2)) not in (first, second)
 
 
 class Labelled:
@@ -548,9 +536,6 @@ def test_fitting_on_images_without_a_labelled_pixel_ends_with_the_reason() -> No
         fit([network_member(0), network_member(1)], data, 4, 4, CPU, lambda images: None)
 
 
-# Scores side by side
-
-
 def test_a_scoreboard_scores_every_name_by_itself() -> None:
     rng = np.random.default_rng(0)
     truth = rng.choice(np.array([0, 1, 2, 3, IGNORED], np.uint8), (7, 9, 11))
@@ -573,9 +558,6 @@ def test_a_scoreboard_scores_every_name_by_itself() -> None:
         here = labelled[image]
         wanted = jaccard_score(truth[image][here], predictions["c"][image][here], average="macro")
         assert found == pytest.approx(wanted, abs=1e-6)
-
-
-# The submission's square
 
 
 def triangle(length: int, wanted: int) -> Array:
