@@ -16,7 +16,7 @@ from engine.checkpoint import load_weights
 from engine.checkpoint_header import HeaderError, read_header
 from engine.coco import read_split
 from engine.errors import Problem, RequestError
-from engine.model import build_model, usual_statistics
+from engine.model import IMAGENET_MEAN, IMAGENET_STD, build_model
 from engine.preset import from_dict
 from engine.sample import ensure_sample
 from engine.schema import Preset
@@ -52,6 +52,8 @@ def load_network(path: Path, preset: Preset | None) -> Loaded:
         header = read_header(path)
     except HeaderError as error:
         raise RequestError(Problem(str(error), file=str(path), fix="`segtui checkpoints` lists those that can be used")) from None
+    if len(header.mean) != 3 or len(header.std) != 3 or not all(header.std):
+        raise RequestError(Problem(f"its mean and std ({header.mean}, {header.std}) are not of three channels", file=str(path)))
     try:
         table = from_dict(header.preset)
     except ValidationError as error:
@@ -70,7 +72,8 @@ def _load_old(path: Path, preset: Preset | None) -> Loaded:
     weights = _unpickled_weights(path)
     root = ensure_sample() if preset.data.root == "sample" else Path(preset.data.root)
     classes = read_split(root, preset.data.train, preset.data.background).classes
-    return Loaded(path, _fill(path, preset, len(classes), weights), preset, classes, *usual_statistics(preset.model.encoder_name))
+    # The baseline's Normalize had ImageNet's numbers, whatever the encoder.
+    return Loaded(path, _fill(path, preset, len(classes), weights), preset, classes, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _unpickled_weights(path: Path) -> dict[str, torch.Tensor]:

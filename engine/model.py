@@ -82,12 +82,6 @@ def statistics(encoder: str, weights: str) -> tuple[tuple[float, ...], tuple[flo
     return tuple(settings["mean"]), tuple(settings["std"])
 
 
-def usual_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the encoder's own pretrained weights, or ImageNet's: what one normalises with whatever it starts from."""
-    source = _source(encoder, "auto")
-    return statistics(encoder, source[0]) if source else (IMAGENET_MEAN, IMAGENET_STD)
-
-
 def predict_logits(model: nn.Module, images: torch.Tensor, input_size: tuple[int, int] | None = None) -> torch.Tensor:
     """(N, 3, H, W) normalised images to (N, classes, H, W), for any H and W.
 

@@ -26,6 +26,7 @@ def check_places(places: Places, file_names: Sequence[str]) -> None:
     """Raises RequestError where a result is there already, or a file could not be written."""
     problems = [_parent_problem(path) for path in (places.out, places.masks, places.probabilities) if path is not None]
     targets = [places.folder, *filter(None, (places.out, places.probabilities))]
+    targets += [sidecar_path(places.probabilities)] if places.probabilities else []
     ours = _of_a_killed_run(places)
     if places.masks is not None and str(places.masks) not in ours:
         targets += [places.masks / name for name in _mask_files(places, file_names)]
@@ -34,8 +35,14 @@ def check_places(places: Places, file_names: Sequence[str]) -> None:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         fix = "--force replaces it" + (", --name gives the result another name" if there[0] == places.folder else "")
         problems.append(Problem(f"is there already{more}", file=str(there[0]), fix=fix))
-    if places.out is not None and places.out.is_dir():
-        problems.append(Problem("is a folder", file=str(places.out), key="--out", fix="name a file, as in --out submission.csv"))
+    for path, key in ((places.out, "--out"), (places.probabilities, "--probabilities")):
+        if path is not None and path.is_dir():
+            problems.append(Problem("is a folder", file=str(path), key=key, fix="name a file"))
+    if places.masks is not None and places.masks.exists() and not places.masks.is_dir():
+        problems.append(Problem("is no folder", file=str(places.masks), key="--masks", fix="name another folder"))
+    named = [path for path in (places.out, places.masks, places.probabilities) if path is not None]
+    if len(set(named)) < len(named):
+        problems.append(Problem("is named for two results", file=str(next(path for path in named if named.count(path) > 1))))
     if any(problems):
         raise RequestError([problem for problem in problems if problem])
 
@@ -178,5 +185,6 @@ def _lock(places: Places) -> RunLock:
 def _of_a_killed_run(places: Places) -> set[str]:
     """Files that a run put in place before it was killed: its record was complete, its folder not yet renamed."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return set(read_record(places.work).files.values())
+        files = read_record(places.work).files
+        return {*files.values(), *(str(sidecar_path(Path(files[kind]))) for kind in files if kind == "probabilities")}
     return set()

@@ -106,7 +106,7 @@ class StopSignal:
 def main(request: AnyRequest, answer: Connection, listener: Queue) -> None:
     """The child's entry point. Its exit code is that of the command line."""
     os.setsid()
-    has_log = isinstance(request, (Request, PredictRequest))
+    has_log = isinstance(request, Request)  # a job has none any more once it has ended
     if has_log:
         listener.cancel_join_thread()  # events that nobody takes must not keep the process from ending; the log has them
     try:

@@ -26,6 +26,7 @@ from tui import headless
 
 STOPPING = "stopping; nothing will be kept. Once more ends at once"
 LARGEST_SIDE = 4096
+LONGEST_NAME = 200
 
 
 def predict(options: Namespace, given: list[str]) -> int:
@@ -65,8 +66,11 @@ def _request(options: Namespace, given: list[str]) -> PredictRequest:
     out = options.out.absolute() if options.out else None
     images = options.images.absolute() if options.images else None
     name = options.name or default_name(split, images, out, mode, tta=options.tta is not None, window=options.window)
-    if name != Path(name).name or name.startswith("."):
-        raise RequestError(Problem(f"{name!r} is no name of a folder", key="--name"))
+    if name != Path(name).name or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:40]}..."
+        raise RequestError(
+            Problem(f"{shown!r} is no name of a folder", key="--name", fix=f"at most {LONGEST_NAME} bytes, no slash, no dot first")
+        )
     return PredictRequest(
         checkpoints=checkpoints,
         places=Places(
