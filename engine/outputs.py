@@ -17,7 +17,7 @@ from engine.errors import Problem, RequestError
 from engine.mask_files import mask_names, overlay_name, write_mask, write_overlay
 from engine.predict_request import Places
 from engine.prediction_record import NAME, PredictionRecord, read_record
-from engine.probabilities import ProbabilityWriter, Sidecar, sidecar_path, write_sidecar
+from engine.probabilities import ProbabilityWriter, Sidecar, sidecar_path, sidecar_text
 from engine.run import RunFolder, RunLock
 from engine.submission import HEADER, encode_row
 
@@ -61,7 +61,7 @@ def claim(places: Places) -> RunLock:
         for leftover in places.work.iterdir():
             if leftover.is_dir():
                 shutil.rmtree(leftover)
-            elif leftover.name != ".lock":
+            elif leftover.name not in (".lock", NAME):  # the record says which files a killed run put in place
                 leftover.unlink()
     except OSError as error:
         fix = "name another folder of runs with --runs"
@@ -83,8 +83,10 @@ class Outputs:
             shutil.rmtree(self._masks, ignore_errors=True)
             self._masks.mkdir()
         self._probabilities: ProbabilityWriter | None = None
+        self._description: Path | None = None
         if places.probabilities and sidecar:
             shape = (len(file_names), len(classes), *sidecar.size)
+            self._description = _hidden(sidecar_path(places.probabilities), "partial")
             self._probabilities = ProbabilityWriter(_hidden(places.probabilities, "partial"), shape)
 
     def add(
@@ -122,12 +124,14 @@ class Outputs:
         if self._probabilities is not None:
             self._probabilities.close()
         record.write(places.work)
+        log_of_failure(places).unlink(missing_ok=True)
         if places.out:
             self._submission_work.replace(places.out)
         if self._masks is not None and places.masks:
             _move_into(self._masks, places.masks)
-        if self._probabilities is not None and places.probabilities and self.sidecar:
-            write_sidecar(sidecar_path(places.probabilities), self.sidecar)
+        if self._probabilities is not None and self._description is not None and places.probabilities and self.sidecar:
+            self._description.write_bytes(sidecar_text(self.sidecar))
+            self._description.replace(sidecar_path(places.probabilities))
             self._probabilities.path.replace(places.probabilities)
         replaced = _hidden(places.folder, "replaced")
         if places.folder.exists():
@@ -138,11 +142,16 @@ class Outputs:
 
     def discard(self) -> None:
         self._submission.close()
-        for path in (self._submission_work, self._probabilities.path if self._probabilities else None):
+        for path in (self._submission_work, self._probabilities.path if self._probabilities else None, self._description):
             if path is not None:
                 path.unlink(missing_ok=True)
         if self._masks is not None:
             shutil.rmtree(self._masks, ignore_errors=True)
+
+
+def log_of_failure(places: Places) -> Path:
+    """Beside the place where the result would have been."""
+    return places.folder.with_name(f"{places.folder.name}.log")
 
 
 def _hidden(path: Path, state: str) -> Path:

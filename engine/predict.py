@@ -21,7 +21,7 @@ from engine.fitting import fit
 from engine.gathering import Gathered, gather
 from engine.jobs import Job
 from engine.members import Member, fit_together, spill
-from engine.outputs import Outputs, claim
+from engine.outputs import Outputs, claim, log_of_failure
 from engine.predict_request import PredictRequest
 from engine.prediction_record import Fit, PredictionRecord, Scored
 from engine.reporter import Reporter, task_progress
@@ -231,11 +231,13 @@ class Prediction:
         if self.outputs is not None:
             self.outputs.discard()
         places = self.request.places
-        log = places.folder.with_name(f"{places.folder.name}.log")
+        log = log_of_failure(places)
         if keep_log:
             with suppress(OSError):
                 RunFolder(places.work).log.replace(log)
         shutil.rmtree(places.work, ignore_errors=True)
+        with suppress(OSError):  # others are in it
+            places.folder.parent.rmdir()
         return str(log) if keep_log and log.exists() else ""
 
 

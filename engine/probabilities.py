@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import atomic
 from engine.errors import Problem, RequestError
 
 TOLERANCE = 0.01
@@ -126,8 +125,9 @@ class ProbabilityWriter:
         self._file.close()
 
 
-def write_sidecar(path: Path, sidecar: Sidecar) -> None:
-    atomic.write(path, msgspec.json.format(msgspec.json.encode(sidecar), indent=2))
+def sidecar_text(sidecar: Sidecar) -> bytes:
+    """A sidecar's text."""
+    return msgspec.json.format(msgspec.json.encode(sidecar), indent=2)
 
 
 def class_order(own: Sequence[str], wanted: Sequence[str], file: str) -> list[int]:

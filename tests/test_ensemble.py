@@ -28,7 +28,7 @@ from engine.errors import RunError
 from engine.fitting import fit, halves
 from engine.inference import Inference, Manner
 from engine.members import ArrayMember, Member, NetworkMember, SpilledMember, fit_together, spill
-from engine.probabilities import ProbabilityFile, Sidecar, class_order, sidecar_path, write_sidecar
+from engine.probabilities import ProbabilityFile, Sidecar, class_order, sidecar_path, sidecar_text
 from engine.scoreboard import Scoreboard, as_event
 from engine.submission import HEADER, SubmissionReader, encode_row, majority, vote
 from engine.views import parse_views
@@ -89,7 +89,7 @@ def array_member(folder: Path, values: NDArray[np.floating], own: Sequence[str] 
     np.save(path, values)
     names = [str(index) for index in range(len(values))]
     if own:
-        write_sidecar(sidecar_path(path), Sidecar(classes=list(own), images=names, size=values.shape[2:], members=[]))
+        sidecar_path(path).write_bytes(sidecar_text(Sidecar(classes=list(own), images=names, size=values.shape[2:], members=[])))
     file = ProbabilityFile(path)
     wanted = CLASSES if own else [str(index) for index in range(values.shape[1])]
     order, _ = file.check(names, wanted, lambda done, total: None)

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.probabilities import ProbabilityFile, ProbabilityWriter, Sidecar, class_order, sidecar_path, write_sidecar
+from engine.probabilities import ProbabilityFile, ProbabilityWriter, Sidecar, class_order, sidecar_path, sidecar_text
 
 NAMES = ["a.jpg", "b/b.jpg", "c.jpg"]
 CLASSES = ["Background", "square", "triangle", "circle"]
@@ -288,7 +288,7 @@ def test_a_sidecar_that_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "p.npy"
     path.write_bytes(WHOLE)
     sidecar = Sidecar(classes=["Hintergrund", 'a "b"', "ü,\n", "c"], images=NAMES, size=(5, 6), members=["Unet/best"], weights=[0.25])
-    write_sidecar(sidecar_path(path), sidecar)
+    sidecar_path(path).write_bytes(sidecar_text(sidecar))
     assert ProbabilityFile(path).sidecar == sidecar
     assert json.loads((tmp_path / "p.npy.json").read_text())["size"] == [5, 6]
 
