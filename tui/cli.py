@@ -86,15 +86,14 @@ def _train(given: list[str]) -> int:
     parser.add_argument("--resume", metavar="RUN", help="go on with a stopped, failed or lost run, byte for byte")
     _common(parser)
     options = parser.parse_args(given)
-    if not given:
-        parser.print_help()
-        return EXIT_DONE
+    if all(value == parser.get_default(name) for name, value in vars(options).items() if name != "runs"):
+        return _screens(parser, options.runs)
     if options.resume and (options.preset or options.overrides or options.debug or options.deterministic or options.private):
         raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs and --json")
     if not options.resume and not options.preset:
         raise RequestError("name a preset, as in `segtui --headless presets/pan.toml`, or a run to --resume")
     if not options.headless:
-        raise RequestError("add --headless: training is shown without a screen for now")
+        raise RequestError("add --headless; or type `segtui` alone and choose the preset there")
     from tui import headless
 
     if options.resume:
@@ -108,6 +107,15 @@ def _train(given: list[str]) -> int:
         private=options.private,
         as_json=options.json,
     )
+
+
+def _screens(parser: argparse.ArgumentParser, runs: Path) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        parser.print_help()
+        return EXIT_DONE
+    from tui.app import run_app
+
+    return run_app(runs)
 
 
 def _predict(given: list[str]) -> int:

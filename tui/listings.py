@@ -35,10 +35,10 @@ def runs(folder: Path, *, as_json: bool) -> int:
                 row["state"],
                 row.get("preset", ""),
                 f"{row['epoch']}/{row['epochs']}" if "epochs" in row else "",
-                _score(row.get("best_mIoU")) + (f" @{row['best_epoch']}" if row.get("best_epoch") else ""),
+                score(row.get("best_mIoU")) + (f" @{row['best_epoch']}" if row.get("best_epoch") else ""),
                 " ".join(name for name, on in row.get("toggles", {}).items() if on),
-                _duration((row.get("ended") or time.time()) - row["created"]) if row["created"] and row["state"] != "lost" else "",
-                _duration(time.time() - row["created"]) if row["created"] else "",
+                duration((row.get("ended") or time.time()) - row["created"]) if row["created"] and row["state"] != "lost" else "",
+                duration(time.time() - row["created"]) if row["created"] else "",
             )
             for row in rows
         ],
@@ -57,13 +57,13 @@ def checkpoints(folder: Path, *, as_json: bool) -> int:
         ("mIoU", "run", "checkpoint", "epoch", "model", "size", "age"),
         [
             (
-                _score(row["mIoU"]),
+                score(row["mIoU"]),
                 row["run"],
                 Path(row["path"]).stem,
                 "" if row["epoch"] is None else str(row["epoch"]),
                 row["model"] or row["problem"],
                 f"{row['bytes'] / 2**20:.1f} MiB",
-                _duration(time.time() - row["modified"]),
+                duration(time.time() - row["modified"]),
             )
             for row in rows
         ],
@@ -101,11 +101,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     Console().print(table)
 
 
-def _score(value: float | None) -> str:
+def score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Two units at most: `45s`, `12m`, `3h05m`, `2d04h`."""
     whole = max(int(seconds), 0)
     if whole < 60:

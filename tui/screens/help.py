@@ -1,0 +1,45 @@
+"""Help, made from the bindings of what has the focus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import ActiveBinding, Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+class HelpScreen(ModalScreen[None]):
+    """Every key that works where it was asked for, innermost first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Back")]
+    DEFAULT_CSS = """
+    HelpScreen { align: center middle; }
+    HelpScreen > VerticalScroll { width: 56; max-width: 90%; height: auto; max-height: 90%; }
+    HelpScreen > VerticalScroll { border: round $primary; padding: 0 1; background: $surface; }
+    HelpScreen Static { width: 1fr; height: auto; }
+    """
+
+    def __init__(self, active: Sequence[ActiveBinding]) -> None:
+        super().__init__()
+        self.active = [each.binding for each in active if each.binding.description and not each.binding.system]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll() as scroll:
+            scroll.border_title = "keys · esc closes"
+            yield Static(self._table())
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        by_action: dict[str, list[Binding]] = {}
+        for binding in self.active:
+            by_action.setdefault(binding.action, []).append(binding)
+        for bindings in by_action.values():
+            keys = " ".join(self.app.get_key_display(each) for each in bindings)
+            table.add_row(Text(keys, style="bold"), Text(bindings[0].tooltip or bindings[0].description))
+        return table

@@ -1,0 +1,253 @@
+"""One run: live where it runs, whole where it has ended. The one number first."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.widgets import Footer, Header, RichLog, Static
+
+from engine import preset
+from engine.errors import RequestError, RunError
+from engine.events import AnyEvent, Message
+from engine.launch import Followed
+from engine.run import RunFolder, check_resumable
+from engine.worker import Request
+from tui.curves import RunCurves
+from tui.headless_view import shown_score
+from tui.run_state import RunState, clock
+from tui.screens.confirm import Confirm
+from tui.widgets.iou_table import IoUTable
+from tui.widgets.plot import Curve, Plot
+
+if TYPE_CHECKING:
+    from tui.app import SegtuiApp
+
+READ_S = 0.1
+DRAW_S = 0.25
+BUDGET_S = 0.02
+"""For reading events in one turn; the rest follows in the next, so that keys are answered between."""
+LOG_LINES = 2000
+
+
+class RunScreen(Screen[None]):
+    """A timer reads events, another draws what has changed four times a second, and only while this screen is in sight."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", "Stop", id="run.stop"),
+        Binding("r", "resume", "Resume", id="run.resume"),
+        Binding("v", "next_view", "Plot/table/log", id="run.view"),
+        Binding("c", "copy", "Copy path", id="run.copy"),
+        Binding("escape", "app.switch_mode('runs')", "Runs", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followed: Followed | None = None
+        self._is_behind = False
+        self._forget()
+
+    @property
+    def segtui(self) -> SegtuiApp:
+        return cast("SegtuiApp", self.app)
+
+    def _forget(self) -> None:
+        self.state, self.curves = RunState(), RunCurves()
+        self._dirty = True
+        self._validations_drawn = -1
+
+    def compose(self) -> ComposeResult:
+        yield Header(icon="")
+        yield Static("no run is open: start one in Launch (1) or choose one in Runs (3)", id="headline", classes="note")
+        with Horizontal(id="body"):
+            with Vertical(id="plots"):
+                yield Plot("loss", id="loss")
+                yield Plot("mIoU", id="mIoU")
+                yield Plot("learning rate", id="rate")
+            with Vertical(id="side"):
+                yield IoUTable()
+                yield RichLog(max_lines=LOG_LINES, wrap=True, id="log")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.add_class("-view-plots")
+        self.set_interval(READ_S, self._read)
+        self.set_interval(DRAW_S, self._draw)
+
+    def follow(self, followed: Followed, *, keep: bool = False) -> None:
+        """Show this run from its first event on. `keep`: the run in sight goes on, after what it has told."""
+        self.followed = followed
+        self._is_behind = False
+        if keep:
+            return
+        self._forget()
+        if self.is_mounted:
+            self.query_one(IoUTable).show((), ())
+            self._show_curves()
+            self.query_one(RichLog).clear()
+            self._read()
+
+    def _show_curves(self) -> None:
+        curves = self.curves
+        self.query_one("#loss", Plot).show(
+            [
+                Curve("train", curves.loss, "grey50"),
+                Curve("smoothed", curves.smoothed, "cyan"),
+                Curve("validation", curves.val_loss, "yellow"),
+            ]
+        )
+        self.query_one("#mIoU", Plot).show([Curve("train", curves.train_mIoU, "cyan"), Curve("validation", curves.val_mIoU, "yellow")])
+        self.query_one("#rate", Plot).show([Curve("lr", curves.rate, "magenta")])
+
+    def _read(self) -> None:
+        """Take what is there, for 20 ms at most."""
+        followed = self.followed
+        if followed is None or followed.is_over or self._is_behind:
+            return
+        began = time.monotonic()
+        try:
+            events = followed.poll(0.0)
+        except (RequestError, RunError) as error:
+            self.followed = None
+            self.query_one("#headline", Static).update(Text(str(error), style="bold red"))
+            return
+        while events:
+            for event in events[:500]:
+                self._take(event)
+            events = events[500:]
+            if events and time.monotonic() - began > BUDGET_S:
+                self._is_behind = True
+                self.call_later(self._take_later, events, followed)
+                return
+
+    def _take_later(self, events: list[AnyEvent], followed: Followed) -> None:
+        """The rest of a long history, in turns."""
+        if self.followed is not followed:
+            return
+        began = time.monotonic()
+        taken = 0
+        while taken < len(events) and time.monotonic() - began < BUDGET_S:
+            for event in events[taken : taken + 500]:
+                self._take(event)
+            taken += 500
+        self._is_behind = taken < len(events)
+        if self._is_behind:
+            self.call_later(self._take_later, events[taken:], followed)
+
+    def _take(self, event: AnyEvent) -> None:
+        self.state.add(event)
+        self.curves.add(event)
+        self._dirty = True
+        if isinstance(event, Message):
+            style = {"warning": "yellow", "error": "red"}.get(event.level, "")
+            self.query_one(RichLog).write(Text(f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {event.text}", style=style))
+
+    def _draw(self) -> None:
+        if not self._dirty or not self.is_current or self.followed is None:
+            return
+        self._dirty = False
+        self.sub_title = self.followed.run.path.name if self.followed.run else "starting"
+        self.query_one("#headline", Static).update(headline(self.state))
+        for plot in self.query(Plot):
+            plot.redraw()
+        if self.state.started and len(self.state.validations) != self._validations_drawn:
+            self._validations_drawn = len(self.state.validations)
+            self.query_one(IoUTable).show(self.state.started.classes, self.state.validations)
+
+    def on_screen_resume(self) -> None:
+        self._dirty = True
+        if not self.query_one("#loss", Plot).curves:
+            self._show_curves()
+
+    def action_next_view(self) -> None:
+        """Where there is no room for all: the plots, the table, the log, one at a time; else the table or the log."""
+        order = ("-view-plots", "-view-table", "-view-log")
+        now = next(name for name in order if self.has_class(name))
+        self.remove_class(now)
+        self.add_class(order[(order.index(now) + 1) % len(order)])
+
+    def action_stop(self) -> None:
+        followed = self.followed
+        if followed is None or followed.is_over:
+            self.notify("nothing runs here")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                try:
+                    followed.stop()
+                    self.notify("stopping after this step")
+                except RequestError as error:
+                    self.segtui.tell(error)
+
+        self.app.push_screen(Confirm("Stop this run after its step? It can be resumed."), answered)
+
+    def action_resume(self) -> None:
+        run = self.followed.run if self.followed else None
+        if run is not None:
+            self._resume(run)
+
+    @work(thread=True, exclusive=True, group="resume", exit_on_error=False)
+    def _resume(self, run: RunFolder) -> None:
+        try:
+            record = run.read()
+            if record.state in ("running", "queued"):
+                raise RequestError(f"{run.path.name} is running")
+            check_resumable(run, record)
+            table = preset.load(run.preset, environment={}).model_dump(exclude_none=True)
+        except RequestError as error:
+            self.app.call_from_thread(self.segtui.tell, error)
+            return
+        request = Request(table, record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
+        self.app.call_from_thread(self.segtui.start, request)
+
+    def action_copy(self) -> None:
+        if self.followed and self.followed.run:
+            self.app.copy_to_clipboard(str(self.followed.run.path.absolute()))
+            self.notify(str(self.followed.run.path.absolute()), title="copied", markup=False)
+
+
+def headline(state: RunState) -> Text:
+    """mIoU now and best, where the run is and how long it takes; then what it is; then what the machine does."""
+    last = state.validations[-1] if state.validations else None
+    ended = state.ended
+    name = ended.state if ended else "running" if state.started else "starting"
+    colour = {"running": "bold green", "finished": "bold green", "failed": "bold red", "lost": "bold red"}.get(name, "bold yellow")
+    text = Text()
+    if ended and ended.error:
+        text.append(f"{ended.error}\n", style="bold red")
+    text.append("mIoU ")
+    text.append(shown_score(last.mIoU if last else None), style="bold reverse" if last and last.best else "bold")
+    if last:
+        text.append(f"   best {shown_score(last.best_mIoU)} in epoch {last.best_epoch}", style="bold")
+    started = state.started
+    if started:
+        epoch = min(state.done_steps // max(started.steps_per_epoch, 1) + 1, started.epochs)
+        text.append(f"   epoch {epoch}/{started.epochs}  step {state.done_steps}/{state.total_steps}  ")
+        if not ended:
+            text.append(f"{clock(state.seconds_left)} left  ", style="bold")
+    text.append(name if started else f"   {name}", style=colour)
+    if state.progress and not ended:
+        text.append(f"   {state.progress.task} {state.progress.done}/{state.progress.total}", style="cyan")
+    text.append("\n")
+    if started:
+        toggles = "" if str(started.toggles) == "none" else f" · {started.toggles}"
+        text.append(f"{started.model} · preset {started.preset} · {started.device} {started.precision}{toggles}", style="dim")
+    figures = []
+    if state.step:
+        figures += [
+            f"lr {state.step.lr or 0:.2e}",
+            f"{state.step.images_per_s or 0:.1f} img/s",
+            f"data wait {state.step.data_wait or 0:.0%}",
+        ]
+    if state.system and not ended:
+        figures += [f"cpu {state.system.cpu or 0:.0%}", f"ram {state.system.ram or 0:.0%}"]
+        figures += [f"gpu{n} {gpu.util or 0:.0%} mem {gpu.memory or 0:.0%}" for n, gpu in enumerate(state.system.gpu)]
+    text.append("\n" + " · ".join(figures), style="dim")
+    return text
