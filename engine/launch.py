@@ -50,7 +50,7 @@ class Launched:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()
         self.run: RunFolder | None = None
-        self._request = request
+        self.request = request
         self._queue: multiprocessing.Queue[bytes] = context.Queue(QUEUE_EVENTS)
         self._answer, child_end = context.Pipe(duplex=False)
         self._process = context.Process(target=main, args=(request, child_end, self._queue), name="segtui worker", daemon=False)
@@ -139,7 +139,7 @@ class Launched:
         """The process is gone: what only the file still has, and how it died where it could not say so."""
         if self._over or any(isinstance(event, RunEnded) for event in told):
             return []
-        if not isinstance(self._request, Request):
+        if not isinstance(self.request, Request):
             events = self._from_file()
             return events if any(isinstance(event, RunEnded) for event in events) else [*events, self._end_of_job()]
         if self.run is None:

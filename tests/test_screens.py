@@ -879,7 +879,7 @@ def test_a_run_started_by_keys_is_watched_to_its_score_and_goes_on_after_leaving
         await until(pilot, lambda: isinstance(app.screen, RunScreen) and "mIoU 0." in headline(app))
         assert len(on(app, RunScreen).curves.loss) >= told_steps
         assert on(app, RunScreen).curves.loss.x[0] == 1
-        assert app.live_runs == [str(runs / "debug_FPN-resnet18")]
+        assert app.live() == [f"goes on: segtui attach {runs / 'debug_FPN-resnet18'}"]
         await pilot.press("q")
 
     play(runs, scene)
@@ -908,7 +908,7 @@ def test_a_run_stopped_and_resumed_by_keys_keeps_the_curves_of_before(project: P
         await until(pilot, lambda: "stopped" in headline(app), 60)
         before = list(screen.curves.loss.x)
         last_epoch = screen.state.validations[-1].epoch
-        await until(pilot, lambda: app.live_runs == [], 60)
+        await until(pilot, lambda: app.live() == [], 60)
         await pilot.press("r")
         await until(pilot, lambda: screen.state.validations[-1].epoch > last_epoch, 120)
         steps = list(screen.curves.loss.x)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import ClassVar
@@ -15,11 +16,13 @@ from textual.binding import Binding, BindingType
 
 from engine.errors import RequestError
 from engine.launch import Attached, Followed, Launched
+from engine.predict_request import PredictRequest
 from engine.run import RunFolder, all_runs
 from engine.worker import AnyRequest, Request
 from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.help import HelpScreen
 from tui.screens.launch import LaunchScreen
+from tui.screens.predict import PredictScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 
@@ -28,8 +31,21 @@ class SegtuiApp(App[None]):
     """Launch a preset, watch a run, look through runs and checkpoints. Leaving it never stops a run."""
 
     TITLE = "segtui"
-    CSS_PATH: ClassVar = ["app.tcss", "screens/launch.tcss", "screens/runs.tcss", "screens/run.tcss", "screens/checkpoints.tcss"]
-    MODES: ClassVar = {"launch": LaunchScreen, "runs": RunsScreen, "run": RunScreen, "checkpoints": CheckpointsScreen}
+    CSS_PATH: ClassVar = [
+        "app.tcss",
+        "screens/launch.tcss",
+        "screens/runs.tcss",
+        "screens/run.tcss",
+        "screens/checkpoints.tcss",
+        "screens/predict.tcss",
+    ]
+    MODES: ClassVar = {
+        "launch": LaunchScreen,
+        "runs": RunsScreen,
+        "run": RunScreen,
+        "checkpoints": CheckpointsScreen,
+        "predict": PredictScreen,
+    }
     DEFAULT_MODE = "runs"
     ALLOW_SELECT = False  # Textual 8.2.8 can crash on a selection that a refresh removes (Textualize/textual#6643)
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012  as Textual declares it
@@ -38,6 +54,7 @@ class SegtuiApp(App[None]):
         Binding("2", "switch_mode('run')", "Run", id="app.run"),
         Binding("3", "switch_mode('runs')", "Runs", id="app.runs"),
         Binding("4", "switch_mode('checkpoints')", "Checkpoints", id="app.checkpoints"),
+        Binding("5", "switch_mode('predict')", "Predict", id="app.predict"),
         Binding("question_mark,f1", "help", "Help", id="app.help"),
         Binding("q,ctrl+q", "quit", "Quit", priority=False, id="app.quit"),
     ]
@@ -75,6 +92,13 @@ class SegtuiApp(App[None]):
         if isinstance(screen, RunScreen):
             screen.follow(followed, keep=keep)
 
+    def predict(self, checkpoints: Sequence[Path], *, tta: bool = False) -> None:
+        """Hand checkpoints over to the screen that predicts with them."""
+        self.switch_mode("predict")
+        screen = self.screen_stack[0]
+        if isinstance(screen, PredictScreen):
+            screen.offer(checkpoints, tta=tta)
+
     def action_help(self) -> None:
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(list(self.screen.active_bindings.values())))
@@ -82,10 +106,17 @@ class SegtuiApp(App[None]):
     def tell(self, error: RequestError) -> None:
         self.notify(str(error), severity="error", timeout=10, markup=False)
 
-    @property
-    def live_runs(self) -> list[str]:
-        """Folders of the runs that were started here and go on without us; empty text for one that has none yet."""
-        return [str(each.run.path) if each.run else "" for each in self.launched if not each.is_over and each.exit_code is None]
+    def live(self) -> list[str]:
+        """What was started here and goes on without us, in a line each."""
+        return [_goes_on(each) for each in self.launched if not each.is_over and each.exit_code is None]
+
+
+def _goes_on(launched: Launched) -> str:
+    if isinstance(launched.request, PredictRequest):
+        return f"a prediction goes on; its result will be {launched.request.places.folder}"
+    if launched.run is None:
+        return "a run is starting and goes on: `segtui runs` lists it"
+    return f"goes on: segtui attach {launched.run.path}"
 
 
 def run_app(runs: Path) -> int:
@@ -93,8 +124,8 @@ def run_app(runs: Path) -> int:
     _start_resource_tracker()
     app = SegtuiApp(runs)
     app.run()
-    for folder in app.live_runs:
-        print(f"goes on: segtui attach {folder}" if folder else "a run is starting and goes on: `segtui runs` lists it", file=sys.stderr)
+    for line in app.live():
+        print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if app.launched:

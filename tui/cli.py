@@ -119,6 +119,14 @@ def _screens(parser: argparse.ArgumentParser, runs: Path) -> int:
 
 
 def _predict(given: list[str]) -> int:
+    parser = predict_parser()
+    from tui import predicting
+
+    return predicting.predict(parser.parse_args(given), given)
+
+
+def predict_parser() -> argparse.ArgumentParser:
+    """The arguments of `segtui predict`, of the screen for it too."""
     parser = Parser(
         prog="segtui predict",
         description="Predict a split or a folder of images with one checkpoint or several, into a submission.",
@@ -153,9 +161,7 @@ def _predict(given: list[str]) -> int:
     where.add_argument("--probabilities", type=Path, metavar="FILE.npy", help="float16 (N, C, H, W), and FILE.npy.json about it")
     where.add_argument("--force", action="store_true", help="replace what is there")
     _common(parser)
-    from tui import predicting
-
-    return predicting.predict(parser.parse_args(given), given)
+    return parser
 
 
 def _vote(given: list[str]) -> int:

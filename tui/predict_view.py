@@ -78,12 +78,12 @@ class PredictView:
     def _tell_progress(self) -> None:
         if self._live is None and self._progress and time.monotonic() - self._told > PLAIN_EVERY_S:
             self._told = time.monotonic()
-            self._console.print(Text(f"{self._progress.task} {self._progress.done}/{self._progress.total} · {_left(self._progress)}"))
+            self._console.print(Text(f"{self._progress.task} {self._progress.done}/{self._progress.total} · {left(self._progress)}"))
 
     def _bars(self) -> RenderableType:
         lines: list[RenderableType] = [Text(self._note, style="yellow")] if self._note else []
         if self._progress is not None:
-            lines.append(bar(self._progress.task, self._progress.done, self._progress.total, _left(self._progress)))
+            lines.append(bar(self._progress.task, self._progress.done, self._progress.total, left(self._progress)))
         return Group(*lines)
 
 
@@ -195,7 +195,7 @@ def _difference(one: Number, other: Number) -> Number:
     return None if one is None or other is None else one - other
 
 
-def _left(progress: Progress) -> str:
+def left(progress: Progress) -> str:
     if not progress.per_s or not progress.done:
         return ""
     return f"{progress.per_s:.1f}/s · {clock((progress.total - progress.done) / progress.per_s)} left"

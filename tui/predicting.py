@@ -31,7 +31,7 @@ LONGEST_NAME = 200
 
 def predict(options: Namespace, given: list[str]) -> int:
     """Raises RequestError for what is wrong with the arguments alone; the process finds the rest."""
-    return headless.run(_request(options, given), _view(options.json), STOPPING)
+    return headless.run(request(options, given), _view(options.json), STOPPING)
 
 
 def vote(options: Namespace) -> int:
@@ -44,11 +44,12 @@ def vote(options: Namespace) -> int:
 
 def score(options: Namespace) -> int:
     root = _root(options.data) or "sample"
-    request = ScoreRequest(options.submission.absolute(), root, options.split, options.background)
-    return headless.run(request, _view(options.json), STOPPING)
+    asked = ScoreRequest(options.submission.absolute(), root, options.split, options.background)
+    return headless.run(asked, _view(options.json), STOPPING)
 
 
-def _request(options: Namespace, given: list[str]) -> PredictRequest:
+def request(options: Namespace, given: list[str]) -> PredictRequest:
+    """The request that arguments make. Raises RequestError."""
     if options.tta is not None:
         if os.path.exists(options.tta):  # noqa: PTH110
             raise RequestError(

@@ -33,6 +33,9 @@ class CheckpointsScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="checkpoints.mark"),
+        Binding("i", "predict(False)", "Infer", id="checkpoints.infer"),
+        Binding("t", "predict(True)", "TTA", id="checkpoints.tta"),
+        Binding("v", "vote", "Soft vote", id="checkpoints.vote"),
         Binding("slash", "filter", "Filter", id="checkpoints.filter"),
         Binding("y", "copy", "Copy path", id="checkpoints.copy"),
         Binding("x", "delete", "Delete", id="checkpoints.delete"),
@@ -130,6 +133,17 @@ class CheckpointsScreen(Screen[None]):
         self.marked = [each for each in self.marked if each != path] if path in self.marked else [*self.marked, path]
         self.query_one(DataTable).update_cell(path, "mark", Text("●" if path in self.marked else "", style="bold"))
         self.action_cursor(1)
+
+    def action_predict(self, tta: bool) -> None:
+        row = self.selected
+        if row is not None and row.header is not None:
+            self.segtui.predict([row.path], tta=tta)
+
+    def action_vote(self) -> None:
+        if len(self.marked) < 2:
+            self.notify("mark two checkpoints or more with space", severity="warning")
+            return
+        self.segtui.predict([Path(path) for path in self.marked])
 
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
