@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -25,7 +26,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(place: Path, runs: str, *overrides: str) -> pexpect.spawn:
     sets = [word for override in ("wandb.mode=disabled", *overrides) for word in ("--set", override)]
     arguments = ["-m", "tui.cli", "--headless", str(place / "tiny.toml"), "--runs", str(place / runs), *sets]
-    return pexpect.spawn(sys.executable, arguments, dimensions=(24, 80), timeout=240, encoding="utf-8")
+    # The tests themselves may run under nohup; a terminal that is closed then would have to be left by Ctrl-C, which stops the run.
+    return pexpect.spawn(sys.executable, arguments, dimensions=(24, 80), timeout=240, encoding="utf-8", preexec_fn=listen_to_hangup)
+
+
+def listen_to_hangup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_ctrl_c_once_stops_after_the_step_and_can_be_resumed(place: Path) -> None:
