@@ -11,6 +11,8 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from engine import atomic
 from engine.dataset import Batch, InOrder, SegmentationData, loader
 from engine.device import device_name
@@ -103,8 +105,8 @@ class Prediction:
         """Every image once. Returns the scores, the result's own last, and the networks' seconds: all views, and the plain one."""
         gathered = self.gathered
         compare = gathered.scored
-        members = self.ready(gathered.dataset, "predict", plain=compare)
         before = self.seconds()
+        members = self.ready(gathered.dataset, "predict", plain=compare)
         names = self.score_names()
         board = Scoreboard(len(gathered.classes), names, len(gathered.pictures), gathered.device) if compare else None
         voting = self.voting(members, weights)
@@ -136,9 +138,10 @@ class Prediction:
             return [*several, f"{vote}, plain" if vote else "plain", f"{vote}, tta" if vote else "tta"]
         return [*several, vote or "plain"]
 
-    def compared(self, answer: Answer) -> list:  # type: ignore[type-arg]
+    def compared(self, answer: Answer) -> list[torch.Tensor]:
         several = answer.members if len(self.gathered.records) > 1 else []
-        return [*several, *([answer.plain] if self.has_views else []), answer.labels]
+        plain = [answer.plain] if self.has_views and answer.plain is not None else []
+        return [*several, *plain, answer.labels]
 
     @property
     def has_views(self) -> bool:

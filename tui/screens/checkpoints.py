@@ -12,13 +12,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Input, Static
+from textual.widgets import DataTable, Footer, Header, Static
 
 from engine.errors import RequestError
 from engine.palette import class_colours
 from engine.run import CheckpointRow, RunFolder, all_checkpoints
 from tui.listings import duration, score
 from tui.screens.confirm import Confirm
+from tui.widgets.filter import Filter
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
@@ -57,7 +58,7 @@ class CheckpointsScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Header(icon="")
-        yield Input(placeholder="filter by run, model, preset", id="filter", compact=True)
+        yield Filter("filter by run, model, preset")
         with Horizontal():
             yield DataTable(cursor_type="row")
             with VerticalScroll(id="details"):
@@ -93,10 +94,10 @@ class CheckpointsScreen(Screen[None]):
 
     def _show(self) -> None:
         table: DataTable[Text] = self.query_one(DataTable)
-        words = self.query_one("#filter", Input).value.lower().split()
+        wanted_by = self.query_one(Filter).matches
         at = self.selected
         wanted = {path: cells(row, path in self.marked) for path, row in self._rows.items()}
-        self._shown = [path for path, texts in wanted.items() if all(word in " ".join(texts).lower() for word in words)]
+        self._shown = [path for path, texts in wanted.items() if wanted_by(" ".join(texts))]
         table.clear()
         for path in self._shown:
             style = "" if self._rows[path].header else "dim red"
@@ -146,22 +147,18 @@ class CheckpointsScreen(Screen[None]):
         self.segtui.predict([Path(path) for path in self.marked])
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.display = True
-        field.focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
+    @on(Filter.Changed)
     def _filter(self) -> None:
         self._show()
 
-    @on(Input.Submitted, "#filter")
+    @on(Filter.Submitted)
     def _filtered(self) -> None:
         self.query_one(DataTable).focus()
 
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.display = False
+        self.query_one(Filter).close()
         self.marked = []
         self._show()
         self.query_one(DataTable).focus()

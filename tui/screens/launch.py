@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.reactive import reactive
 from textual.screen import Screen
-from textual.widgets import Footer, Header, Input, OptionList, Static
+from textual.widgets import Footer, Header, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine import catalogue, preset
@@ -21,6 +21,7 @@ from engine.errors import RequestError
 from engine.events import Toggles
 from engine.schema import Preset
 from engine.worker import Request
+from tui.widgets.filter import Filter
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
@@ -55,7 +56,7 @@ class LaunchScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Header(icon="")
         yield Static("", id="toggles")
-        yield Input(placeholder="filter presets", id="filter", compact=True)
+        yield Filter("filter presets")
         with Horizontal():
             yield OptionList(id="presets")
             with VerticalScroll(id="preset"):
@@ -76,11 +77,11 @@ class LaunchScreen(Screen[None]):
         self.query_one("#toggles", Static).update(text)
 
     def _list(self) -> None:
-        words = self.query_one("#filter", Input).value.lower().split()
+        wanted_by = self.query_one(Filter).matches
         options = self.query_one(OptionList)
         options.clear_options()
         for path in presets():
-            if all(word in str(path).lower() for word in words):
+            if wanted_by(str(path)):
                 options.add_option(Option(Text(path.stem if path.parent == preset.BUILT_IN else str(path)), id=str(path)))
         if options.option_count:
             options.highlighted = 0
@@ -136,22 +137,18 @@ class LaunchScreen(Screen[None]):
         (options.action_cursor_down if rows > 0 else options.action_cursor_up)()
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.display = True
-        field.focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
+    @on(Filter.Changed)
     def _filter(self) -> None:
         self._list()
 
-    @on(Input.Submitted, "#filter")
+    @on(Filter.Submitted)
     def _filtered(self) -> None:
         self.query_one(OptionList).focus()
 
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.display = False
+        self.query_one(Filter).close()
         self.query_one(OptionList).focus()
 
 

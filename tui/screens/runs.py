@@ -12,13 +12,14 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Input, Static
+from textual.widgets import DataTable, Footer, Header, Static
 
 from engine import launch
 from engine.errors import RequestError
 from engine.run import RunFolder, RunRecord, all_runs
 from tui.listings import duration, score
 from tui.screens.confirm import Confirm
+from tui.widgets.filter import Filter
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
@@ -52,7 +53,7 @@ class RunsScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Header(icon="")
-        yield Input(placeholder="filter by name, preset, state", id="filter", compact=True)
+        yield Filter("filter by name, preset, state")
         yield DataTable(cursor_type="row", zebra_stripes=False)
         yield Static("", classes="note", id="empty")
         yield Footer()
@@ -87,10 +88,10 @@ class RunsScreen(Screen[None]):
 
     def _show(self) -> None:
         table: DataTable[Text] = self.query_one(DataTable)
-        words = self.query_one("#filter", Input).value.lower().split()
+        wanted_by = self.query_one(Filter).matches
         order = sorted(self._rows, key=lambda path: -_created(self._rows[path]))
         wanted = {path: row(path, self._rows[path]) for path in order}
-        wanted = {path: cells for path, cells in wanted.items() if all(word in " ".join(cells).lower() for word in words)}
+        wanted = {path: cells for path, cells in wanted.items() if wanted_by(" ".join(cells))}
         if list(wanted) != list(self._shown):
             at = self.selected
             table.clear()
@@ -131,22 +132,18 @@ class RunsScreen(Screen[None]):
         table.move_cursor(row=table.cursor_row + rows)
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.display = True
-        field.focus()
+        self.query_one(Filter).open()
 
-    @on(Input.Changed, "#filter")
+    @on(Filter.Changed)
     def _filter(self) -> None:
         self._show()
 
-    @on(Input.Submitted, "#filter")
+    @on(Filter.Submitted)
     def _filtered(self) -> None:
         self.query_one(DataTable).focus()
 
     def action_clear(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.display = False
+        self.query_one(Filter).close()
         self.query_one(DataTable).focus()
 
     def action_stop(self) -> None:
