@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +64,11 @@ def write_shapes(root: Path, *, train: int = 8, val: int = 4, size: tuple[int, i
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     return write_shapes(tmp_path / "shapes")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that may be stopped, for records that say that they run."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        yield process
+        process.kill()

@@ -9,8 +9,8 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
 from engine.prediction_record import read_record
+from tests.screens import on, play, said, seen, until
 from tests.test_predict import write_run
-from tests.test_screens import on, play, said, seen, until
 from tui.app import SegtuiApp
 from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.confirm import Confirm
