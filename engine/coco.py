@@ -120,7 +120,7 @@ def check_images(split: Split, progress: Callable[[int, int], None] | None = Non
     """
     problems = []
     with ThreadPoolExecutor(8) as pool:
-        for done, problem in enumerate(pool.map(_image_problem, split.paths(), split.sizes.tolist()), start=1):
+        for done, problem in enumerate(pool.map(image_problem, split.paths(), split.sizes.tolist()), start=1):
             problems += [problem] if problem else []
             if progress is not None:
                 progress(done, len(split))
@@ -309,7 +309,8 @@ def _encoded(segmentation: Any, height: int, width: int) -> Any:
     return segmentation
 
 
-def _image_problem(path: str, size: list[int]) -> str:
+def image_problem(path: str, size: list[int]) -> str:
+    """Why the file is no whole image of (height, width) as the json says; empty where it is."""
     try:
         found = displayed_size(path)
     except ImageError as error:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from engine.augment import Augmentation
 from engine.coco import IGNORED, Split
 from engine.images import ImageError, read_rgb
-from engine.masks import MaskCache
+from engine.mask_cache import MaskCache
 from engine.processes import START_METHOD, start_loader_worker
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], int]

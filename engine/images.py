@@ -9,16 +9,15 @@ from typing import cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from engine.pillow_images import ImageError as ImageError
+from engine.pillow_images import read_with_pillow
 
 EXIF_ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
 PNG_GREY, PNG_RGB = 0, 2  # colour types without palette and alpha
-
-
-class ImageError(Exception):
-    """An image that is missing, truncated or no image. The message names the file."""
 
 
 def read_rgb(path: Path | str) -> NDArray[np.uint8]:
@@ -90,24 +89,9 @@ def _has_end(path: Path | str, kind: str) -> bool:
 
 def _read_with_pillow(path: Path | str, content: bytes) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
+        return read_with_pillow(path)
     except UnidentifiedImageError:
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
         if decoded is None:
             raise ImageError(f"{path} is not an image that can be read") from None
         return cast(NDArray[np.uint8], decoded)
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path} is too large to be read safely") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path} is damaged or cut off: {error}") from None
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image).astype(np.float64)
-        is_16_bit = image.mode.startswith("I;16") or grey.max(initial=0) > 255
-        grey = np.clip(grey / 257 if is_16_bit else grey, 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))

@@ -77,11 +77,10 @@ class Outputs:
         self._submission_work = _hidden(places.out, "partial") if places.out else places.work / "submission.csv"
         self._submission: BinaryIO = self._submission_work.open("wb")
         self._submission.write(HEADER.encode() + b"\n")
-        self._masks = _hidden(places.masks, "partial") if places.masks else None
+        self._masks = _hidden(places.masks, "partial") if places.masks else places.work / "masks"
         self._mask_names = mask_names(file_names)
-        if self._masks is not None:
-            shutil.rmtree(self._masks, ignore_errors=True)
-            self._masks.mkdir()
+        shutil.rmtree(self._masks, ignore_errors=True)
+        self._masks.mkdir()
         self._probabilities: ProbabilityWriter | None = None
         self._description: Path | None = None
         if places.probabilities and sidecar:
@@ -99,19 +98,17 @@ class Outputs:
     ) -> None:
         """One image: (H, W, 3), (H, W), (side, side), and (C, h, w) where probabilities are kept."""
         self._submission.write(encode_row(self.file_names[index], ids))
-        if self._masks is not None:
-            name = self._mask_names[index]
-            write_mask(self._masks / name, labels, self.classes)
-            if self.places.overlay:
-                write_overlay(self._masks / overlay_name(name), image, labels, self.classes)
+        name = self._mask_names[index]
+        write_mask(self._masks / name, labels, self.classes)
+        if self.places.overlay:
+            write_overlay(self._masks / overlay_name(name), image, labels, self.classes)
         if self._probabilities is not None and probabilities is not None:
             self._probabilities.write(probabilities[None])
 
     def files(self) -> dict[str, str]:
         """Where everything will be, by kind."""
         places = self.places
-        found = {"submission": places.out or places.folder / "submission.csv"}
-        found |= {"masks": places.masks} if places.masks else {}
+        found = {"submission": places.out or places.folder / "submission.csv", "masks": places.masks or places.folder / "masks"}
         found |= {"probabilities": places.probabilities} if places.probabilities else {}
         return {kind: str(path) for kind, path in (found | {"record": places.folder / NAME}).items()}
 
@@ -127,7 +124,7 @@ class Outputs:
         log_of_failure(places).unlink(missing_ok=True)
         if places.out:
             self._submission_work.replace(places.out)
-        if self._masks is not None and places.masks:
+        if places.masks:
             _move_into(self._masks, places.masks)
         if self._probabilities is not None and self._description is not None and places.probabilities and self.sidecar:
             self._description.write_bytes(sidecar_text(self.sidecar))
@@ -145,8 +142,7 @@ class Outputs:
         for path in (self._submission_work, self._probabilities.path if self._probabilities else None, self._description):
             if path is not None:
                 path.unlink(missing_ok=True)
-        if self._masks is not None:
-            shutil.rmtree(self._masks, ignore_errors=True)
+        shutil.rmtree(self._masks, ignore_errors=True)
 
 
 def log_of_failure(places: Places) -> Path:

@@ -22,6 +22,7 @@ from engine.events import EventLog, Message, PredictionStarted, PredictionWritte
 from engine.fitting import fit
 from engine.gathering import Gathered, gather
 from engine.jobs import Job
+from engine.mask_files import mask_names
 from engine.members import Member, fit_together, spill
 from engine.outputs import Outputs, claim, log_of_failure
 from engine.predict_request import PredictRequest
@@ -119,9 +120,10 @@ class Prediction:
             done(len(batch.indices))
         after = self.seconds()
         if board is not None:
-            by_image = zip(gathered.pictures.file_names, (f"{value:.6f}" for value in board.by_image.tolist()), strict=True)
-            self.write_table("images.csv", [("image_id", "mIoU"), *by_image])
             self.write_table("scores.csv", score_table(gathered.classes, board.scored()))
+        listed = gathered.pictures.file_names
+        by_image = [f"{value:.6f}" for value in board.by_image.tolist()] if board is not None else [""] * len(listed)
+        self.write_table("images.csv", [("image_id", "mIoU", "mask"), *zip(listed, by_image, mask_names(listed), strict=True)])
         return board.scored() if board else [], (after[0] - before[0], after[1] - before[1])
 
     def voting(self, members: Sequence[Member], weights: list[float]) -> Voting:
@@ -189,7 +191,7 @@ class Prediction:
             gathered.sidecar.weights = weights
         images = len(gathered.pictures)
         ms, plain_ms = (seconds / images * 1000 for seconds in times)
-        tables = {"scores": "scores.csv", "images": "images.csv"} if scored else {}
+        tables = {"images": "images.csv"} | ({"scores": "scores.csv"} if scored else {})
         files = self.outputs.files() | {kind: str(request.places.folder / name) for kind, name in tables.items()}
         for each in scored:
             self.report(as_event(each))
@@ -218,6 +220,8 @@ class Prediction:
             ms_per_image=ms,
             plain_ms_per_image=plain_ms if self.has_views and gathered.scored else None,
             files=files,
+            root=str(gathered.pictures.root.absolute()),
+            truth=str(truth.folder.absolute()) if (truth := gathered.dataset.masks) else None,
         )
         for spilled in request.places.work.glob("spilled-*"):
             shutil.rmtree(spilled)

@@ -17,7 +17,7 @@ Resize = Literal["probabilities", "nearest"]
 
 @dataclass(frozen=True)
 class Places:
-    """Absolute paths. `folder` holds the record and, without `out`, the submission; `masks` and `probabilities` where asked for."""
+    """Absolute paths. `folder` holds the record and, without `out` and `masks`, the submission and the masks."""
 
     folder: Path
     out: Path | None = None

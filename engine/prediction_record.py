@@ -1,4 +1,4 @@
-"""predict.json: what a prediction was made of, and what it scored."""
+"""predict.json: what a prediction was made of, what it scored, and where its pictures are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ class Fit(msgspec.Struct, kw_only=True):
 
 
 class PredictionRecord(msgspec.Struct, kw_only=True):
-    """`size` is the side of the submission's square; times are of the networks alone."""
+    """`size` is the side of the submission's square; times are of the networks alone.
+
+    `files` are absolute paths by kind ("submission", "masks", "images" ...); "images" is the table of the images, in the
+    json's order: `image_id` (its file name below `root`), `mIoU` (empty without ground truth) and `mask` (below "masks").
+    `truth` is the folder of the mask cache whose label maps, in the same order, are the ground truth.
+    """
 
     format: int = FORMAT
     segtui: str
@@ -76,6 +81,8 @@ class PredictionRecord(msgspec.Struct, kw_only=True):
     ms_per_image: float
     plain_ms_per_image: float | None
     files: dict[str, str]
+    root: str | None = None
+    truth: str | None = None
 
     def write(self, folder: Path) -> None:
         atomic.write(folder / NAME, msgspec.json.format(msgspec.json.encode(self), indent=2))

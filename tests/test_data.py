@@ -25,7 +25,8 @@ from pycocotools.coco import COCO
 from engine.augment import Augmentation
 from engine.coco import IGNORED, Annotation, Background, Overlap, Split, debug_subset, rasterise, read_split
 from engine.dataset import Batch, SegmentationData, TrainingBatches, ValidationBatches, loader
-from engine.masks import MaskCache, mask_cache, run_lengths
+from engine.mask_cache import MaskCache
+from engine.masks import mask_cache, run_lengths
 from engine.sample import ensure_sample
 from engine.schema import Component
 

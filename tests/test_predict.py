@@ -40,6 +40,7 @@ from engine.checkpoint import save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST
 from engine.events import Toggles
+from engine.mask_cache import MaskCache
 from engine.palette import class_colours
 from engine.preset import from_dict
 from engine.run import RunFolder, RunRecord
@@ -387,6 +388,35 @@ def test_any_folder_of_images_can_be_predicted(segtui: Segtui, one: Path, tmp_pa
     assert files_below(Path("masks")) == {"a.png", "b.png", "sub/a.png"}
     assert_decides(mask_of(Path("masks"), "b.png"), by_hand(network(one), photos / "b.PNG"))
     assert record_of(Path("runs/one/predictions/photos"))["scores"] == []
+
+
+def test_every_result_keeps_its_masks_and_says_where_photographs_and_truth_are(segtui: Segtui, one: Path, shapes: Path) -> None:
+    photos = shapes / "images"
+    Image.open(photos / "val_0.png").save(photos / "val_0.jpg")  # shares its name with another
+    assert segtui("predict", "one", "--split", "val", "--overlay").code == EXIT_DONE
+    assert segtui("predict", "one", "--images", photos).code == EXIT_DONE
+    truth = ground_truth(shapes)
+    for name, folder in (("val", shapes), ("images", photos)):
+        result = Path("runs/one/predictions", name)
+        record = record_of(result)
+        assert record["files"]["masks"] == str((result / "masks").absolute())
+        assert record["root"] == str(folder)
+        with (result / "images.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == record["images"]
+        for row in rows:
+            labels = np.asarray(Image.open(result / "masks" / row["mask"]))
+            assert_decides(labels, by_hand(network(one), folder / row["image_id"]))
+            assert (result / "masks" / row["mask"].replace(".png", "_overlay.jpg")).exists() == (name == "val")
+        if name == "val":
+            cache = MaskCache(Path(record["truth"]))
+            assert [row["image_id"] for row in rows] == list(truth)
+            for number, row in enumerate(rows):
+                np.testing.assert_array_equal(cache[number], truth[row["image_id"]])
+        else:
+            assert record["truth"] is None
+            assert {row["mIoU"] for row in rows} == {""}
+            assert "val_0.jpg.png" in {row["mask"] for row in rows}
 
 
 def test_record_tells_what_the_result_was_made_of(segtui: Segtui, one: Path, shapes: Path, tmp_path: Path) -> None:

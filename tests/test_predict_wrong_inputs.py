@@ -263,7 +263,6 @@ CASES = [
     case("description of another array", JOINED, "a.npy.json: describes an array", spoil=array(images=VAL, size=(32, 64))),
     case("torn description", JOINED, "a.npy.json: does not describe a.npy", spoil=all_of(RIGHT, cut("a.npy.json", 0.5))),
     case("probabilities of a hard vote", ["one", "other", "--hardvote", "--probabilities", "p.npy"], "--probabilities: hard voting has no"),
-    case("overlays without masks", ["one", "--overlay"], "--overlay", "--masks DIR"),
     case("no size", ["one", "--size", "0"], "--size: is 0"),
     case("enormous size", ["one", "--size", "100000"], "--size: is 100000", "4096"),
     case("size that is no number", ["one", "--size", "big"], "--size", "'big'"),

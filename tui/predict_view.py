@@ -16,10 +16,14 @@ from rich.text import Text
 
 from engine.events import AnyEvent, Message, Number, PredictionStarted, PredictionWritten, Progress, RunEnded, Validation
 from engine.palette import class_colours
+from engine.prediction_record import PredictionRecord, Scored
 from engine.run import RunFolder
 from tui.headless_view import BAR_CELLS, bar, shown_change, shown_path, shown_score
+from tui.listings import duration
 from tui.run_state import clock
+from tui.themes import change_style, level_style, state_style, style
 
+Score = Validation | Scored
 PLAIN_EVERY_S = 10.0
 MOST_SHOWN = 8
 
@@ -51,8 +55,7 @@ class PredictView:
                     self._progress, self._note = event, ""
                     self._tell_progress()
                 case Message():
-                    style = {"warning": "yellow", "error": "red"}.get(event.level, "")
-                    self._console.print(Text(f"{event.level}: {event.text}", style=style), soft_wrap=True)
+                    self._console.print(Text(f"{event.level}: {event.text}", style=level_style(event.level)), soft_wrap=True)
                 case Validation():
                     self._scores.append(event)
                 case PredictionWritten():
@@ -81,7 +84,7 @@ class PredictView:
             self._console.print(Text(f"{self._progress.task} {self._progress.done}/{self._progress.total} · {left(self._progress)}"))
 
     def _bars(self) -> RenderableType:
-        lines: list[RenderableType] = [Text(self._note, style="yellow")] if self._note else []
+        lines: list[RenderableType] = [Text(self._note, style=style("warning"))] if self._note else []
         if self._progress is not None:
             lines.append(bar(self._progress.task, self._progress.done, self._progress.total, left(self._progress)))
         return Group(*lines)
@@ -111,7 +114,7 @@ def print_scores(started: PredictionStarted, scores: Sequence[Validation]) -> No
         console = Console()
         if len(scores) > 1:
             console.print(summary_table(scores))
-        console.print(class_table(started, scores))
+        console.print(class_table(started.classes, started.members, scores))
         return
     names = [each.name for each in scores]
     print("\t".join(["class", *names, "accuracy", "pixels"]))
@@ -121,7 +124,7 @@ def print_scores(started: PredictionStarted, scores: Sequence[Validation]) -> No
     print("\t".join(["mIoU", *(shown_score(each.mIoU) for each in scores), shown_score(scores[-1].mean_acc), str(sum(scores[-1].support))]))
 
 
-def summary_table(scores: Sequence[Validation]) -> Table:
+def summary_table(scores: Sequence[Score]) -> Table:
     """One row for each way to predict; the result is the last."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
@@ -135,59 +138,87 @@ def summary_table(scores: Sequence[Validation]) -> Table:
     return table
 
 
-def class_table(started: PredictionStarted, scores: Sequence[Validation]) -> Table:
+def class_table(classes: list[str], members: Sequence[str], scores: Sequence[Score]) -> Table:
     """The result's IoU of each class, and its gain over the plain images and over the best member."""
     result = scores[-1]
     pixels = max(sum(result.support), 1)
-    references = _references(started, scores)
+    references = _references(members, scores)
     title = Text.assemble(f"{result.name}   ", ("mIoU ", "bold"), (shown_score(result.mIoU), "bold"))
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", overflow="ellipsis", no_wrap=True)
     for name in ("IoU", *(f"vs {name}" for name, _ in references), "accuracy", "pixels"):
         table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
-    for index, (name, colour) in enumerate(zip(started.classes, class_colours(started.classes), strict=True)):
+    table.add_column("", no_wrap=True, overflow="crop")
+    cells = BAR_CELLS if len(references) < 2 else BAR_CELLS * 2 // 3
+    for index, (name, colour) in enumerate(zip(classes, class_colours(classes), strict=True)):
         iou = result.IoU[index]
-        style = "rgb({},{},{})".format(*colour)
+        tone = "rgb({},{},{})".format(*colour)
         gains = [_difference(iou, reference.IoU[index]) for _, reference in references]
         table.add_row(
-            Text.assemble(("■ ", style), name),
+            Text.assemble(("■ ", tone), name),
             Text(shown_score(iou) if iou is not None else "not seen", style="" if iou is not None else "dim"),
-            *(Text(shown_change(gain), style="green" if (gain or 0) > 0 else "red" if (gain or 0) < 0 else "dim") for gain in gains),
+            *(Text(shown_change(gain), style=change_style(gain)) for gain in gains),
             shown_score(result.class_acc[index]),
             f"{result.support[index] / pixels:.1%}",
-            Text("█" * round((iou or 0) * BAR_CELLS), style=style),
+            Text("█" * round((iou or 0) * cells), style=tone),
         )
     seen = sum(value is not None for value in result.IoU)
     overall = (
         f"pixel accuracy {shown_score(result.acc)} · mean accuracy {shown_score(result.mean_acc)} · fw IoU {shown_score(result.fwavacc)}"
     )
-    table.caption = f"mean over {seen} of {len(started.classes)} classes\n{overall}"
+    table.caption = f"mean over {seen} of {len(classes)} classes\n{overall}"
     table.caption_justify = "left"
     return table
 
 
 def ending(ended: RunEnded, written: PredictionWritten | None) -> list[Text]:
     """How it ended, what it cost, and where things lie."""
-    colour = {"finished": "bold green", "stopped": "bold yellow"}.get(ended.state, "bold red")
-    lines = [Text.assemble((ended.state, colour), f": {ended.error}" if ended.error else "")]
+    lines = [Text.assemble((ended.state, f"bold {state_style(ended.state)}"), f": {ended.error}" if ended.error else "")]
     if ended.state != "finished" or written is None:
         return lines
+    return lines + cost_and_files(written)
+
+
+def cost_and_files(written: PredictionWritten | PredictionRecord) -> list[Text]:
+    lines = []
     if written.ms_per_image is not None:
         cost = f"{written.ms_per_image:.1f} ms an image"
         if written.plain_ms_per_image:
             cost += f"; the plain images {written.plain_ms_per_image:.1f} ms: {written.ms_per_image / written.plain_ms_per_image:.1f} times"
         lines.append(Text(f"{'networks':<14} {cost}"))
-    lines += [Text(f"{kind:<14} {shown_path(Path(path))}") for kind, path in written.files.items()]
-    return lines
+    return lines + [Text(f"{kind:<14} {shown_path(Path(path))}") for kind, path in written.files.items()]
 
 
-def _references(started: PredictionStarted, scores: Sequence[Validation]) -> list[tuple[str, Validation]]:
-    members = [each for each in scores[:-1] if each.name in started.members]
-    plain = [each for each in scores[:-1] if each.name not in started.members]
+def told_result(folder: Path, record: PredictionRecord) -> list[RenderableType]:
+    """A result as it was recorded: what it is of, its tables, what it cost, and where things lie."""
+    age = duration(time.time() - record.created)
+    title = Text.assemble((record.name, "bold"), f"  {split_of(record)}, {record.images} images, {age} ago", ("   m masks", "dim"))
+    vote = {"soft": "soft vote of ", "hard": "hard vote of "}.get(record.mode, "")
+    weighed = [f"{each.name} × {each.weight:.3g}" if len(record.members) > 1 else each.name for each in record.members]
+    parts: list[RenderableType] = [title, Text(f"{vote}{', '.join(weighed)}", style="dim")]
+    if len(record.views) > 1:
+        parts.append(Text(f"{len(record.views)} views, as {record.passes:.3g} plain passes: {', '.join(record.views)}", style="dim"))
+    if record.window:
+        parts.append(Text(f"in windows of {record.window} pixels", style="dim"))
+    parts += [summary_table(record.scores)] if len(record.scores) > 1 else []
+    if record.scores:
+        parts.append(class_table(record.classes, [each.name for each in record.members], record.scores))
+    else:
+        parts.append(Text("\nwithout ground truth there is nothing to score\n", style="dim"))
+    return [*parts, *cost_and_files(record), Text(f"{'folder':<14} {shown_path(folder)}")]
+
+
+def split_of(record: PredictionRecord) -> str:
+    """`val` and so on; the folder's name where a folder of images was predicted."""
+    return Path(record.source).name.removesuffix(".json")
+
+
+def _references(members: Sequence[str], scores: Sequence[Score]) -> list[tuple[str, Score]]:
+    alone = [each for each in scores[:-1] if each.name in members]
+    plain = [each for each in scores[:-1] if each.name not in members]
     found = [("plain", plain[0])] if plain else []
-    if members:
-        found.append(("best member", max(members, key=lambda each: each.mIoU or 0.0)))
+    if alone:
+        found.append(("best member", max(alone, key=lambda each: each.mIoU or 0.0)))
     return found
 
 

@@ -58,8 +58,6 @@ def request(options: Namespace, given: list[str]) -> PredictRequest:
         parse_views(options.tta)
     if options.images and options.split:
         raise RequestError(Problem("give either --split or --images", key="--images"))
-    if options.overlay and not options.masks:
-        raise RequestError(Problem("is drawn into the folder of masks", key="--overlay", fix="add --masks DIR"))
     _check_numbers(options)
     checkpoints = tuple(find_checkpoint(name, options.runs) for name in options.checkpoints)
     mode = _mode(options)
