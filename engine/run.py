@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,15 +239,26 @@ class CheckpointRow:
 
 def all_checkpoints(runs: Path) -> list[CheckpointRow]:
     """The checkpoints of all runs, best first; those that cannot be used last."""
-    rows = [_checkpoint_row(file, run.path.name) for run in all_runs(runs) for file in run.checkpoints.glob("*.safetensors")]
-    return sorted(rows, key=lambda row: (row.header is None, -((row.header and row.header.mIoU) or 0.0), row.run, row.path.name))
+    return sorted(
+        checkpoint_rows(runs), key=lambda row: (row.header is None, -((row.header and row.header.mIoU) or 0.0), row.run, row.path.name)
+    )
 
 
-def _checkpoint_row(file: Path, run: str) -> CheckpointRow:
+def checkpoint_rows(runs: Path, known: Mapping[str, CheckpointRow] | None = None) -> Iterator[CheckpointRow]:
+    """The checkpoints of all runs, in no particular order. A file that is as it was when `known` (by path) was read is not read again."""
+    known = known or {}
+    for run in all_runs(runs):
+        for file in run.checkpoints.glob("*.safetensors"):
+            yield _checkpoint_row(file, run.path.name, known.get(str(file)))
+
+
+def _checkpoint_row(file: Path, run: str, known: CheckpointRow | None) -> CheckpointRow:
     try:
         status = file.stat()
     except OSError as error:
         return CheckpointRow(file, run, 0, 0.0, None, f"cannot be read: {error.strerror}")
+    if known and (known.size, known.modified) == (status.st_size, status.st_mtime):
+        return known
     try:
         return CheckpointRow(file, run, status.st_size, status.st_mtime, read_header(file))
     except HeaderError as error:

@@ -16,7 +16,7 @@ import torch
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from engine.checkpoint import save_weights
 from engine.checkpoint_header import CheckpointHeader
@@ -26,6 +26,7 @@ from tui.app import SegtuiApp
 from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
+from tui.widgets.listing import Listing
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ["Background", "square", "triangle"]
@@ -129,9 +130,9 @@ def running(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return {"state": "running", "pid": process.pid, "pid_started": psutil.Process(process.pid).create_time(), "ended": None, "epoch": 1}
 
 
-def play(runs: Path, scene: Play, size: tuple[int, int] = (140, 45)) -> SegtuiApp:
+def play(runs: Path, scene: Play, size: tuple[int, int] = (140, 45), **options: Any) -> SegtuiApp:
     async def stage() -> SegtuiApp:
-        app = SegtuiApp(runs)
+        app = SegtuiApp(runs, **options)
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await scene(pilot, app)
@@ -166,24 +167,24 @@ def said(app: SegtuiApp) -> list[str]:
 
 
 def names(app: SegtuiApp) -> list[str]:
-    """The first column of the list of runs."""
-    table = on(app, RunsScreen).query_one(DataTable)
-    return [str(table.get_row_at(row)[0]) for row in range(table.row_count)]
+    """The runs that are listed, from the top."""
+    return [Path(key).name for key in on(app, RunsScreen).query_one(Listing).keys]
 
 
 def paths(app: SegtuiApp) -> list[str]:
-    table = on(app, CheckpointsScreen).query_one(DataTable)
-    return [f"{table.get_row_at(row)[2]}/{table.get_row_at(row)[3]}" for row in range(table.row_count)]
+    """The checkpoints that are listed, from the top: `run/checkpoint`."""
+    files = [Path(key) for key in on(app, CheckpointsScreen).query_one(Listing).keys]
+    return [f"{file.parent.parent.name}/{file.stem}" for file in files]
 
 
 async def opened(pilot: Pilot[None], app: SegtuiApp, name: str) -> RunScreen:
     """Found by the filter and opened by enter, as a person would."""
     await pilot.press("3")
-    await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.screen.query_one(DataTable).row_count > 0)
+    await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.screen.query_one(Listing).row_count > 0)
     await pilot.press("escape", "slash")
     app.screen.query_one("#filter", Input).value = name
     await until(pilot, lambda: name in names(app))
-    app.screen.query_one(DataTable).move_cursor(row=names(app).index(name))
+    app.screen.query_one(Listing).move_cursor(row=names(app).index(name))
     await pilot.press("enter", "enter")
     await until(pilot, lambda: isinstance(app.screen, RunScreen))
     screen = on(app, RunScreen)

@@ -7,8 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input
+from textual.widgets import Input
 
 from tests.screens import (
     begun,
@@ -24,6 +25,7 @@ from tests.screens import (
     seen,
     told,
     until,
+    validation,
     whole_run,
 )
 from tui.app import SegtuiApp
@@ -31,6 +33,7 @@ from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.confirm import Confirm
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
+from tui.widgets.listing import Listing
 
 
 def test_two_hundred_runs_are_listed_newest_first(tmp_path: Path) -> None:
@@ -42,7 +45,7 @@ def test_two_hundred_runs_are_listed_newest_first(tmp_path: Path) -> None:
     async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
         await until(pilot, lambda: len(names(app)) == 200)
         assert names(app) == expected
-        table = app.screen.query_one(DataTable)
+        table = app.screen.query_one(Listing)
         await pilot.press("j", "j", "k")
         assert table.cursor_row == 1
         await pilot.press("ctrl+end")
@@ -80,7 +83,7 @@ def test_the_filter_of_runs_takes_every_word_by_name_preset_and_state(tmp_path: 
         await pilot.press("slash", *"pan", "space", *"stopped")
         await until(pilot, lambda: names(app) == ["PAN-b4"])
         await pilot.press("enter")
-        assert app.focused is app.screen.query_one(DataTable)
+        assert app.focused is app.screen.query_one(Listing)
         assert names(app) == ["PAN-b4"]
         await pilot.press("escape")
         await until(pilot, lambda: len(names(app)) == 3)
@@ -107,7 +110,7 @@ def test_stopping_asks_and_no_does_nothing_and_yes_sends_the_signal(tmp_path: Pa
         await pilot.press("s", "y")
         await until(pilot, lambda: sleeper.poll() is not None)
         assert sleeper.poll() == -signal.SIGTERM
-        await until(pilot, lambda: str(app.screen.query_one(DataTable).get_row_at(0)[1]) == "lost")
+        await until(pilot, lambda: " lost " in seen(app))
 
     play(tmp_path, scene)
 
@@ -187,3 +190,94 @@ def test_a_record_that_cannot_be_read_is_a_row_that_says_so(tmp_path: Path) -> N
 
     play(tmp_path, scene)
     assert not best.exists()
+
+
+def test_sorting_goes_round_and_the_cursor_stays_with_its_run(tmp_path: Path) -> None:
+    now = time.time()
+    new_run(tmp_path, "b", created=now - 300, ended=now - 290, best_mIoU=0.7, best_epoch=2)
+    new_run(tmp_path, "a", created=now - 200, ended=now - 100, best_mIoU=0.5, best_epoch=1, state="failed")
+    new_run(tmp_path, "c", created=now - 100, ended=now - 50)
+    orders = {"mIoU": ["b", "a", "c"], "run": ["a", "b", "c"], "state": ["a", "c", "b"], "took": ["a", "c", "b"], "age": ["c", "a", "b"]}
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: names(app) == ["c", "a", "b"])
+        assert "age ▾" in seen(app)
+        await pilot.press("j")
+        for column, expected in orders.items():
+            await pilot.press("o")
+            await until(pilot, lambda column=column: f"{column} ▾" in seen(app))  # type: ignore[misc]
+            assert names(app) == expected
+            chosen = on(app, RunsScreen).selected
+            assert chosen is not None
+            assert chosen.path.name == "a"
+
+    play(tmp_path, scene)
+
+
+def test_marks_survive_filter_sorting_and_refresh_and_esc_clears_both(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        new_run(tmp_path, name, created=1000.0 - number)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: names(app) == ["a", "b", "c"])
+        screen = on(app, RunsScreen)
+        await pilot.press("j", "space", "k", "k", "space")
+        assert [Path(path).name for path in screen.marked] == ["b", "a"]
+        await pilot.press("slash", *"c", "enter", "o")
+        await until(pilot, lambda: names(app) == ["c"])
+        new_run(tmp_path, "cc", created=2000.0)
+        await until(pilot, lambda: len(names(app)) == 2)
+        assert [Path(path).name for path in screen.marked] == ["b", "a"]
+        await pilot.press("escape")
+        await until(pilot, lambda: len(names(app)) == 4)
+        assert screen.marked == []
+        assert "●" not in seen(app)
+
+    play(tmp_path, scene)
+
+
+def test_deleting_takes_all_that_are_marked_and_names_what_runs(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    live = new_run(tmp_path, "live", created=4000.0, **running(sleeper))
+    gone = [whole_run(tmp_path, name, created=created) for name, created in (("a", 3000.0), ("b", 2000.0))]
+    kept = whole_run(tmp_path, "c", created=1000.0)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: len(names(app)) == 4)
+        await pilot.press("space", "space", "space", "x")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        assert "Delete 2 runs (a, b) with their checkpoints" in seen(app)
+        assert any("live is running: stop it first" in text for text in said(app))
+        await pilot.press("y")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen) and names(app) == ["live", "c"])
+
+    play(tmp_path, scene)
+    assert not any(run.path.exists() for run in gone)
+    assert live.path.exists()
+    assert kept.path.exists()
+
+
+def test_the_curve_of_the_validations_is_beside_each_run(tmp_path: Path) -> None:
+    run = told(new_run(tmp_path, "a"), [begun("a"), *(validation(epoch, [epoch / 8] * 3) for epoch in range(1, 9))])
+    new_run(tmp_path, "none")
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: "▁▂▃▄▅▆▇█" in seen(app))
+        told(run, [validation(9, [0.0] * 3)])
+        await until(pilot, lambda: "██▁" in seen(app))
+
+    play(tmp_path, scene, (80, 24))
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 24)])
+def test_a_small_terminal_shows_what_matters_most(tmp_path: Path, size: tuple[int, int]) -> None:
+    whole_run(tmp_path, "한국어-" + "x" * 120 + "_exp2", best_mIoU=0.8125)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: "0.8125" in seen(app))
+        text = seen(app)
+        assert "finished" in text
+        assert "한국" in text
+        assert "exp2" in text
+        assert ("epoch" in text.splitlines()[1]) == (size[0] >= 80)
+
+    play(tmp_path, scene, size)

@@ -1,54 +1,68 @@
-"""All checkpoints of all runs, best first: filter, look into, copy, delete."""
+"""All checkpoints of all runs: filter, sort, mark, look into, infer, copy, delete."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Static
+from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from engine.errors import RequestError
-from engine.palette import class_colours
-from engine.run import CheckpointRow, RunFolder, all_checkpoints
-from tui.listings import duration, score
-from tui.screens.confirm import Confirm
+from engine.run import CheckpointRow, RunFolder, checkpoint_rows
+from tui.checkpoint_rows import COLUMNS, ORDERS, cells, details, in_order, searched
+from tui.screens.confirm import Confirm, named
 from tui.widgets.filter import Filter
+from tui.widgets.footer import Footer
+from tui.widgets.listing import Cell, Listing
+from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
 
 REFRESH_S = 5.0
-COLUMNS = ("", "mIoU", "run", "checkpoint", "epoch", "model", "size", "age")
-BAR_CELLS = 12
+HAND_OVER_S = 0.25
+"""At first, what is found is shown this often."""
+
+
+class Details(VerticalScroll):
+    """All that the checkpoint under the cursor says about itself."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+    ]
 
 
 class CheckpointsScreen(Screen[None]):
-    """Headers are read in a thread; `space` marks, and the panel beside tells of the one under the cursor."""
+    """Headers are read in a thread, each file once as long as it does not change; the panel beside tells of the one under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "details", "Details", id="checkpoints.details"),
         Binding("space", "mark", "Mark", id="checkpoints.mark"),
         Binding("i", "predict(False)", "Infer", id="checkpoints.infer"),
         Binding("t", "predict(True)", "TTA", id="checkpoints.tta"),
         Binding("v", "vote", "Soft vote", id="checkpoints.vote"),
         Binding("slash", "filter", "Filter", id="checkpoints.filter"),
+        Binding("o", "order", "Sort", id="checkpoints.order"),
         Binding("y", "copy", "Copy path", id="checkpoints.copy"),
         Binding("x", "delete", "Delete", id="checkpoints.delete"),
-        Binding("j", "cursor(1)", "Down", show=False),
-        Binding("k", "cursor(-1)", "Up", show=False),
-        Binding("escape", "clear", "Clear filter and marks", show=False),
+        Binding("escape", "clear", "Back, or clear filter and marks", show=False, id="checkpoints.clear"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._rows: dict[str, CheckpointRow] = {}
-        self._shown: list[str] = []
+        self._is_reading = False
+        self._is_first = True
+        self._order = "mIoU"
         self.marked: list[str] = []
         """Paths in the order in which they were marked."""
 
@@ -57,83 +71,108 @@ class CheckpointsScreen(Screen[None]):
         return cast("SegtuiApp", self.app)
 
     def compose(self) -> ComposeResult:
-        yield Header(icon="")
+        yield ScreenTabs()
         yield Filter("filter by run, model, preset")
         with Horizontal():
-            yield DataTable(cursor_type="row")
-            with VerticalScroll(id="details"):
+            yield Listing(COLUMNS, lambda path: self._cells(path))
+            with Details():
                 yield Static("")
         yield Static("", classes="note", id="empty")
         yield Footer()
 
     def on_mount(self) -> None:
-        self.sub_title = "checkpoints"
-        table = self.query_one(DataTable)
-        for name in COLUMNS:
-            table.add_column(name, key=name or "mark")
-        table.focus()
-        self._read()
-        self.set_interval(REFRESH_S, self._read)
+        self.query_one(Listing).focus()
+        self._read_on()
+        self.set_interval(REFRESH_S, self._read_on)
 
     def on_screen_resume(self) -> None:
-        self._read()
+        self._read_on()
 
-    @work(thread=True, exclusive=True, group="checkpoints", exit_on_error=False)
-    def _read(self) -> None:
-        if self.is_current:
-            self.app.call_from_thread(self._take, {str(each.path): each for each in all_checkpoints(self.segtui.runs)})
+    def _read_on(self) -> None:
+        if self.is_current and not self._is_reading:
+            self._is_reading = True
+            self._read(self._rows)
+
+    @work(thread=True, group="checkpoints", exit_on_error=False)
+    def _read(self, known: dict[str, CheckpointRow]) -> None:
+        worker, told = get_current_worker(), time.monotonic()
+        found: dict[str, CheckpointRow] = {}
+        try:
+            for row in checkpoint_rows(self.segtui.runs, known):
+                if worker.is_cancelled:
+                    return
+                found[str(row.path)] = row
+                if self._is_first and time.monotonic() - told > HAND_OVER_S:
+                    self.app.call_from_thread(self._take, dict(found))
+                    told = time.monotonic()
+            self.app.call_from_thread(self._take, found)
+            self._is_first = False
+        finally:
+            self._is_reading = False
 
     def _take(self, found: dict[str, CheckpointRow]) -> None:
-        changed = {path: (row.modified, row.size) for path, row in found.items()} != {
-            path: (row.modified, row.size) for path, row in self._rows.items()
-        }
+        is_new = found.keys() != self._rows.keys() or any(row is not self._rows[path] for path, row in found.items())
         self._rows = found
         self.marked = [path for path in self.marked if path in found]
-        if changed or not found:
+        if is_new or not found:
             self._show()
 
     def _show(self) -> None:
-        table: DataTable[Text] = self.query_one(DataTable)
-        wanted_by = self.query_one(Filter).matches
-        at = self.selected
-        wanted = {path: cells(row, path in self.marked) for path, row in self._rows.items()}
-        self._shown = [path for path, texts in wanted.items() if wanted_by(" ".join(texts))]
-        table.clear()
-        for path in self._shown:
-            style = "" if self._rows[path].header else "dim red"
-            table.add_row(*(Text(text, style="bold" if number == 1 else style) for number, text in enumerate(wanted[path])), key=path)
-        if at is not None and str(at.path) in self._shown:
-            table.move_cursor(row=self._shown.index(str(at.path)))
+        wanted = self.query_one(Filter).matches
+        rows = [row for row in self._rows.values() if wanted(searched(row))]
+        paths = [str(row.path) for row in in_order(rows, self._order)]
+        self.query_one(Listing).show(paths, self._order, is_whole=not self._is_first)
+        nothing = "no checkpoint matches the filter: esc clears it" if self._rows else "no checkpoints yet: a run keeps its best one"
         empty = self.query_one("#empty", Static)
-        empty.display = not self._shown
-        empty.update("no checkpoint matches the filter: esc clears it" if self._rows else "no checkpoints yet: a run keeps its best one")
+        empty.display = not rows
+        empty.update(nothing)
         self._describe()
+
+    def _cells(self, path: str) -> Sequence[Cell]:
+        return cells(self._rows[path], is_marked=path in self.marked)
 
     @property
     def selected(self) -> CheckpointRow | None:
-        table = self.query_one(DataTable)
-        if not table.row_count:
-            return None
-        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-        return self._rows.get(key or "")
+        return self._rows.get(self.query_one(Listing).selected or "")
 
-    @on(DataTable.RowHighlighted)
+    @on(Listing.Highlighted)
     def _describe(self) -> None:
         row = self.selected
-        self.query_one("#details Static", Static).update(details(row) if row else "")
+        self.query_one("Details > Static", Static).update(details(row) if row else "")
 
-    def action_cursor(self, rows: int) -> None:
-        table = self.query_one(DataTable)
-        table.move_cursor(row=table.cursor_row + rows)
+    @on(Listing.Selected)
+    def _clicked(self) -> None:
+        self.action_details()
+
+    def action_details(self) -> None:
+        """Into the panel, to scroll it; where it has no place beside the list, it takes the list's."""
+        if self.selected is not None:
+            self.add_class("-details")
+            self.query_one(Details).focus()
+
+    def action_clear(self) -> None:
+        """Out of the details; else no filter and no marks any more."""
+        if self.focused is self.query_one(Details):
+            self.remove_class("-details")
+        else:
+            self.query_one(Filter).close()
+            self.marked = []
+            self._show()
+        self.query_one(Listing).focus()
 
     def action_mark(self) -> None:
-        row = self.selected
+        listing, row = self.query_one(Listing), self.selected
         if row is None or row.header is None:
             return
         path = str(row.path)
         self.marked = [each for each in self.marked if each != path] if path in self.marked else [*self.marked, path]
-        self.query_one(DataTable).update_cell(path, "mark", Text("●" if path in self.marked else "", style="bold"))
-        self.action_cursor(1)
+        self._show()
+        listing.action_move(1)
+
+    def action_order(self) -> None:
+        names = list(ORDERS)
+        self._order = names[(names.index(self._order) + 1) % len(names)]
+        self._show()
 
     def action_predict(self, tta: bool) -> None:
         row = self.selected
@@ -149,43 +188,58 @@ class CheckpointsScreen(Screen[None]):
     def action_filter(self) -> None:
         self.query_one(Filter).open()
 
+    def only(self, run: str) -> None:
+        """Those of one run."""
+        if self.is_mounted:
+            self.query_one(Filter).open(run)
+            self.query_one(Listing).focus()
+        else:
+            self.call_after_refresh(self.only, run)
+
     @on(Filter.Changed)
     def _filter(self) -> None:
         self._show()
 
     @on(Filter.Submitted)
     def _filtered(self) -> None:
-        self.query_one(DataTable).focus()
-
-    def action_clear(self) -> None:
-        self.query_one(Filter).close()
-        self.marked = []
-        self._show()
-        self.query_one(DataTable).focus()
+        self.query_one(Listing).focus()
 
     def action_copy(self) -> None:
         if row := self.selected:
             self.app.copy_to_clipboard(str(row.path.absolute()))
-            self.notify(str(row.path.absolute()), title="copied", markup=False)
 
     def action_delete(self) -> None:
-        row = self.selected
-        if row is None:
-            return
-        if row.path.name == "best.safetensors" and is_running(row.path):
-            self.notify("this is the best of a run that is still running", severity="warning")
+        """The marked ones; with none marked, the one under the cursor."""
+        selected = self.selected
+        rows = [self._rows[path] for path in self.marked] or ([selected] if selected else [])
+        needed = [row for row in rows if _is_needed(row)]
+        if needed:
+            text = f"{named(_names(needed))}: the best of a run that is still running is kept"
+            self.notify(text, severity="warning", markup=False)
+        rest = [row for row in rows if row not in needed]
+        if not rest:
             return
 
         def answered(yes: bool | None) -> None:
-            if not yes:
-                return
+            if yes:
+                self._delete(rest)
+
+        what = _names(rest)[0] if len(rest) == 1 else f"{len(rest)} checkpoints ({named(_names(rest))})"
+        self.app.push_screen(Confirm(f"Delete {what}? This cannot be undone."), answered)
+
+    @work(thread=True, group="delete", exit_on_error=False)
+    def _delete(self, rows: Sequence[CheckpointRow]) -> None:
+        for row in rows:
             try:
                 row.path.unlink()
             except OSError as error:
-                self.notify(f"{row.path}: {error.strerror}", severity="error", markup=False)
-            self._read()
+                self.app.call_from_thread(self.notify, f"{row.path}: {error.strerror}", severity="error", markup=False)
+        self.app.call_from_thread(self._read_on)
 
-        self.app.push_screen(Confirm(f"Delete {row.run}/{row.path.name}? This cannot be undone."), answered)
+
+def _is_needed(row: CheckpointRow) -> bool:
+    """It is the best of a run that goes on."""
+    return row.path.name == "best.safetensors" and is_running(row.path)
 
 
 def is_running(checkpoint: Path) -> bool:
@@ -196,38 +250,5 @@ def is_running(checkpoint: Path) -> bool:
         return False
 
 
-def cells(row: CheckpointRow, marked: bool) -> tuple[str, ...]:
-    header = row.header
-    table = header.preset["model"] if header else {}
-    model = f"{table.get('type', '')}-{table.get('encoder_name', '')}" if header else row.problem
-    return (
-        "●" if marked else "",
-        score(header.mIoU if header else None),
-        row.run,
-        row.path.stem,
-        str(header.epoch) if header else "",
-        model,
-        f"{row.size / 2**20:.1f} MiB",
-        duration(time.time() - row.modified),
-    )
-
-
-def details(row: CheckpointRow) -> Text:
-    """What the header says: scores of every class, preset, path."""
-    header = row.header
-    if header is None:
-        return Text(f"{row.path}\n\n{row.problem}", style="red")
-    text = Text()
-    text.append(f"mIoU {score(header.mIoU)}", style="bold")
-    text.append(f"  epoch {header.epoch}  {header.kind}\n\n")
-    width = max((len(name) for name in header.classes), default=0)
-    ious = header.IoU or [None] * len(header.classes)
-    for name, colour, iou in zip(header.classes, class_colours(header.classes), ious, strict=False):
-        style = "rgb({},{},{})".format(*colour)
-        text.append("■ ", style=style)
-        text.append(f"{name:<{width}}  {score(iou)}  ")
-        text.append("█" * round((iou or 0) * BAR_CELLS) + "\n", style=style)
-    data = header.preset.get("data", {})
-    text.append(f"\npreset  {header.preset.get('name', '')}\ndata    {data.get('root', '')}\nsegtui  {header.segtui}\n", style="dim")
-    text.append(f"{row.path}", style="dim")
-    return text
+def _names(rows: Sequence[CheckpointRow]) -> list[str]:
+    return [f"{row.run}/{row.path.name}" for row in rows]

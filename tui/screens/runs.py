@@ -1,9 +1,10 @@
-"""All runs, newest first: filter, open, stop, delete."""
+"""All runs: filter, sort, mark, compare, open, stop, delete."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -12,58 +13,67 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Static
+from textual.widgets import Static
+from textual.worker import get_current_worker
 
-from engine import launch
 from engine.errors import RequestError
+from engine.events import Number
 from engine.run import RunFolder, RunRecord, all_runs
-from tui.listings import duration, score
-from tui.screens.confirm import Confirm
+from tui.comparing import MOST, RunColours
+from tui.run_rows import COLUMNS, ORDERS, cells, searched
+from tui.screens.confirm import Confirm, named
+from tui.sparkline import ValidationCurves
 from tui.widgets.filter import Filter
+from tui.widgets.footer import Footer
+from tui.widgets.listing import Cell, Listing
+from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
 
 REFRESH_S = 2.0
-COLUMNS = ("run", "state", "best mIoU", "epoch", "preset", "toggles", "took", "age")
-STATE_STYLES = {"running": "bold green", "queued": "cyan", "finished": "", "stopped": "yellow", "failed": "bold red", "lost": "red"}
+HAND_OVER_S = 0.25
+"""Curves are shown as they are read, this often."""
 
 
 class RunsScreen(Screen[None]):
-    """The list is read in a thread every two seconds while it is in sight; only rows that changed are drawn again."""
+    """The list is read in a thread every two seconds while it is in sight; the curves follow the rows."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", id="runs.open"),
         Binding("slash", "filter", "Filter", id="runs.filter"),
+        Binding("o", "order", "Sort", id="runs.order"),
+        Binding("space", "mark", "Mark", id="runs.mark"),
+        Binding("c", "compare", "Compare", id="runs.compare"),
         Binding("s", "stop", "Stop", id="runs.stop"),
         Binding("x", "delete", "Delete", id="runs.delete"),
-        Binding("j", "cursor(1)", "Down", show=False),
-        Binding("k", "cursor(-1)", "Up", show=False),
-        Binding("escape", "clear", "Clear filter", show=False),
+        Binding("escape", "clear", "Clear filter and marks", show=False, id="runs.clear"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._rows: dict[str, RunRecord | str] = {}
-        self._shown: dict[str, tuple[str, ...]] = {}
+        self._order = "age"
+        self._colours = RunColours()
+        self.marked: list[str] = []
+        """Paths in the order in which they were marked."""
+        self._logs = ValidationCurves()
+        self._is_reading_logs = False
+        self._curves: dict[str, tuple[Number, ...]] = {}
 
     @property
     def segtui(self) -> SegtuiApp:
         return cast("SegtuiApp", self.app)
 
     def compose(self) -> ComposeResult:
-        yield Header(icon="")
+        yield ScreenTabs()
         yield Filter("filter by name, preset, state")
-        yield DataTable(cursor_type="row", zebra_stripes=False)
+        yield Listing(COLUMNS, self._cells)
         yield Static("", classes="note", id="empty")
         yield Footer()
 
     def on_mount(self) -> None:
-        self.sub_title = "runs"
-        table = self.query_one(DataTable)
-        for name in COLUMNS:
-            table.add_column(name, key=name)
-        table.focus()
+        self.query_one(Listing).focus()
         self._read()
         self.set_interval(REFRESH_S, self._read)
 
@@ -84,52 +94,60 @@ class RunsScreen(Screen[None]):
 
     def _take(self, found: dict[str, RunRecord | str]) -> None:
         self._rows = found
+        self.marked = [path for path in self.marked if path in found]
+        self._show()
+        if not self._is_reading_logs:
+            self._is_reading_logs = True
+            self._read_curves(list(self.query_one(Listing).keys))
+
+    @work(thread=True, group="curves", exit_on_error=False)
+    def _read_curves(self, paths: Sequence[str]) -> None:
+        """After the rows are there, from the first row on; handed over four times a second."""
+        worker, told, found = get_current_worker(), time.monotonic(), {}
+        try:
+            for path in paths:
+                if worker.is_cancelled:
+                    return
+                found[path] = self._logs.read(RunFolder(Path(path)).events)
+                if time.monotonic() - told > HAND_OVER_S:
+                    self.app.call_from_thread(self._take_curves, found)
+                    told, found = time.monotonic(), {}
+            self.app.call_from_thread(self._take_curves, found)
+        finally:
+            self._is_reading_logs = False
+
+    def _take_curves(self, found: dict[str, tuple[Number, ...]]) -> None:
+        self._curves |= found
         self._show()
 
     def _show(self) -> None:
-        table: DataTable[Text] = self.query_one(DataTable)
-        wanted_by = self.query_one(Filter).matches
-        order = sorted(self._rows, key=lambda path: -_created(self._rows[path]))
-        wanted = {path: row(path, self._rows[path]) for path in order}
-        wanted = {path: cells for path, cells in wanted.items() if wanted_by(" ".join(cells))}
-        if list(wanted) != list(self._shown):
-            at = self.selected
-            table.clear()
-            for path, cells in wanted.items():
-                table.add_row(*_styled(cells), key=path)
-            if at is not None and str(at.path) in wanted:
-                table.move_cursor(row=list(wanted).index(str(at.path)))
-        else:
-            for path, cells in wanted.items():
-                for column, old, new, styled in zip(COLUMNS, self._shown[path], cells, _styled(cells), strict=True):
-                    if old != new:
-                        table.update_cell(path, column, styled)
-        self._shown = wanted
+        wanted = self.query_one(Filter).matches
+        order = ORDERS[self._order]
+        readable = {path: record for path, record in self._rows.items() if isinstance(record, RunRecord)}
+        paths = sorted(readable, key=lambda path: order(readable[path])) + sorted(path for path in self._rows if path not in readable)
+        shown = [path for path in paths if wanted(searched(path, self._rows[path]))]
+        self.query_one(Listing).show(shown, self._order)
         empty = self.query_one("#empty", Static)
-        empty.display = not wanted
-        if not wanted:
-            text = "no run matches the filter: esc clears it" if self._rows else _nothing(self.segtui.runs)
-            empty.update(Text(text))
+        empty.display = not shown
+        if not shown:
+            empty.update(Text("no run matches the filter: esc clears it" if self._rows else _nothing(self.segtui.runs)))
+
+    def _cells(self, path: str) -> Sequence[Cell]:
+        mark = ("●", self._colours.of(path)) if path in self.marked else ("", "")
+        return (mark, *cells(path, self._rows[path], self._curves.get(path, ())))
 
     @property
     def selected(self) -> RunFolder | None:
-        table = self.query_one(DataTable)
-        if not table.row_count:
-            return None
-        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+        key = self.query_one(Listing).selected
         return RunFolder(Path(key)) if key else None
 
-    @on(DataTable.RowSelected)
+    @on(Listing.Selected)
     def _open(self) -> None:
         self.action_open()
 
     def action_open(self) -> None:
         if run := self.selected:
             self.segtui.open_run(run)
-
-    def action_cursor(self, rows: int) -> None:
-        table = self.query_one(DataTable)
-        table.move_cursor(row=table.cursor_row + rows)
 
     def action_filter(self) -> None:
         self.query_one(Filter).open()
@@ -140,11 +158,40 @@ class RunsScreen(Screen[None]):
 
     @on(Filter.Submitted)
     def _filtered(self) -> None:
-        self.query_one(DataTable).focus()
+        self.query_one(Listing).focus()
 
     def action_clear(self) -> None:
         self.query_one(Filter).close()
-        self.query_one(DataTable).focus()
+        self.marked = []
+        self._show()
+        self.query_one(Listing).focus()
+
+    def action_order(self) -> None:
+        names = list(ORDERS)
+        self._order = names[(names.index(self._order) + 1) % len(names)]
+        self._show()
+
+    def action_mark(self) -> None:
+        listing = self.query_one(Listing)
+        path = listing.selected
+        if path is None:
+            return
+        if path in self.marked:
+            self.marked.remove(path)
+        else:
+            self._colours.give(path, self.marked)
+            self.marked.append(path)
+        self._show()
+        listing.action_move(1)
+
+    def action_compare(self) -> None:
+        if not 2 <= len(self.marked) <= MOST:
+            what = f"{len(self.marked)} are marked: unmark some with space" if self.marked[MOST:] else "mark them with space"
+            self.notify(f"two to eight runs can be compared; {what}", severity="warning")
+            return
+        from tui.screens.compare import CompareScreen
+
+        self.app.push_screen(CompareScreen([(Path(path), self._colours.of(path)) for path in self.marked]))
 
     def action_stop(self) -> None:
         run = self.selected
@@ -152,10 +199,12 @@ class RunsScreen(Screen[None]):
             return
 
         def answered(yes: bool | None) -> None:
+            from engine.launch import stop
+
             if not yes:
                 return
             try:
-                launch.stop(run)
+                stop(run)
                 self.notify(f"{run.path.name} stops after its step", markup=False)
             except RequestError as error:
                 self.segtui.tell(error)
@@ -163,47 +212,56 @@ class RunsScreen(Screen[None]):
         self.app.push_screen(Confirm(f"Stop {run.path.name} after its step? It can be resumed."), answered)
 
     def action_delete(self) -> None:
-        run = self.selected
-        if run is None:
-            return
-        record = self._rows.get(str(run.path))
-        if isinstance(record, RunRecord) and record.state in ("running", "queued"):
-            self.notify(f"{run.path.name} is {record.state}: stop it first", severity="warning", markup=False)
+        """The marked ones; with none marked, the one under the cursor."""
+        selected = self.query_one(Listing).selected
+        paths = self.marked or ([selected] if selected else [])
+        live = [path for path in paths if _is_live(self._rows[path])]
+        if live:
+            one = len(live) == 1
+            text = f"{named(_names(live))} {'is' if one else 'are'} running: stop {'it' if one else 'them'} first"
+            self.notify(text, severity="warning", markup=False)
+        ended = [path for path in paths if path not in live]
+        if not ended:
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._delete(run)
+                self._delete([RunFolder(Path(path)) for path in ended])
 
-        self.app.push_screen(Confirm(f"Delete {run.path.name} with its checkpoints? This cannot be undone."), answered)
+        what = Path(ended[0]).name if len(ended) == 1 else f"{len(ended)} runs ({named(_names(ended))})"
+        self.app.push_screen(
+            Confirm(f"Delete {what} with {'its' if len(ended) == 1 else 'their'} checkpoints? This cannot be undone."), answered
+        )
 
     @work(thread=True, group="delete", exit_on_error=False)
-    def _delete(self, run: RunFolder) -> None:
-        try:
-            shutil.rmtree(run.path)
-        except OSError as error:
-            self.app.call_from_thread(self.notify, f"{run.path}: {error.strerror}", severity="error", markup=False)
+    def _delete(self, runs: Sequence[RunFolder]) -> None:
+        for run in runs:
+            problem = _deleted(run)
+            if problem:
+                self.app.call_from_thread(self.notify, problem, severity="error", markup=False)
         self.app.call_from_thread(self._read)
 
 
-def row(path: str, record: RunRecord | str) -> tuple[str, ...]:
-    """The cells of a run; one whose record cannot be read says so."""
-    if isinstance(record, str):
-        return (Path(path).name, "unreadable", "-", "", "", "", "", "")
-    best = score(record.best_mIoU) + (f" @{record.best_epoch}" if record.best_epoch else "")
-    took = duration((record.ended or time.time()) - record.created) if record.state != "lost" else ""
-    toggles = "" if str(record.toggles) == "none" else str(record.toggles)
-    epochs = f"{record.epoch}/{record.epochs}"
-    return (record.name, record.state, best, epochs, record.preset, toggles, took, duration(time.time() - record.created))
+def _deleted(run: RunFolder) -> str:
+    """Delete a run's folder; what went wrong, else nothing."""
+    try:
+        if run.read().state in ("running", "queued"):  # resumed since the question was asked
+            return f"{run.path.name} runs again: stop it first"
+    except RequestError:  # nobody can run what has no readable record
+        pass
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        return f"{error.filename or run.path}: {error.strerror}"
+    return ""
 
 
-def _styled(cells: tuple[str, ...]) -> list[Text]:
-    style = STATE_STYLES.get(cells[1], "red")
-    return [Text(cell, style=style if number == 1 else "bold" if number == 2 else "") for number, cell in enumerate(cells)]
+def _is_live(record: RunRecord | str) -> bool:
+    return isinstance(record, RunRecord) and record.state in ("running", "queued")
 
 
-def _created(record: RunRecord | str) -> float:
-    return 0.0 if isinstance(record, str) else record.created
+def _names(paths: Sequence[str]) -> list[str]:
+    return [Path(path).name for path in paths]
 
 
 def _nothing(runs: Path) -> str:
