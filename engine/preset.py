@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from engine.catalogue import catalogue
 from engine.errors import Problem, RequestError, did_you_mean
 from engine.preset_check import check
 from engine.schema import LossTable, ModelTable, OptimizerTable, Preset, SchedulerTable
-from engine.toml_lines import KeyPath, key_lines
+from engine.toml_lines import KeyPath, key_lines, read_toml
 
 COMPONENTS = {"model": "models", "loss": "losses", "optimizer": "optimizers", "scheduler": "schedulers"}
 FIELDS = {
@@ -51,8 +50,29 @@ class Layer:
         return _find(self.table, path) is not None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a preset's layers add up to, with every mistake in it and the path of the key it belongs to.
+
+    `table` is the merged table (`loss` as an array); `preset` is None where there is a mistake.
+    """
+
+    table: dict[str, Any]
+    mistakes: tuple[tuple[KeyPath, Problem], ...]
+    preset: Preset | None
+
+
 def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Preset:
     """The resolved preset of a file, or of a built-in preset's name. Raises RequestError with every mistake found."""
+    found = draft(path, overrides, environment)
+    if found.preset is None:
+        problems = [problem for _, problem in found.mistakes]
+        raise RequestError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0, problem.key)))
+    return found.preset
+
+
+def draft(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Draft:
+    """As `load`, for one who is still writing. Raises RequestError where a file cannot be read or an override has no place."""
     environment = os.environ if environment is None else environment
     file = find(path)
     layers = _read_chain(file)
@@ -64,7 +84,11 @@ def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[s
         merged = _merge(layers)
     if isinstance(merged.get("loss"), dict):
         merged["loss"] = [merged["loss"]]
-    preset = _validated(merged, layers)
+    mistakes = tuple((key, _located(key, message, fix, layers)) for key, message, fix in check(merged))
+    return Draft(merged, mistakes, None if mistakes else _resolved(Preset.model_validate(merged), file))
+
+
+def _resolved(preset: Preset, file: Path) -> Preset:
     root = preset.data.root if preset.data.root == "sample" else str(Path(preset.data.root).expanduser().absolute())
     return preset.model_copy(
         update={
@@ -142,20 +166,8 @@ def _read(file: Path) -> Layer:
         from engine.baseline import read_python_preset
 
         return Layer(str(file), read_python_preset(file))
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-        return Layer(str(file), tomllib.loads(text), text)
-    except UnicodeDecodeError as error:
-        raise RequestError(Problem(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=str(file))) from None
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", str(error))
-        line = int(at[1]) if at and at[1] else None
-        message = str(error)[: at.start()] if at else str(error)
-        raise RequestError(Problem(f"is not TOML: {message}", file=str(file), line=line)) from None
-    except RecursionError:
-        raise RequestError(Problem("is nested too deeply", file=str(file))) from None
-    except OSError as error:
-        raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
+    table, text = read_toml(file)
+    return Layer(str(file), table, text)
 
 
 def _override(text: str, merged: dict[str, Any]) -> Layer:
@@ -228,18 +240,6 @@ def _merged(below: Any, above: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     return below | {key: _merged(below.get(key), value) for key, value in above.items()}
-
-
-def _validated(merged: dict[str, Any], layers: Sequence[Layer]) -> Preset:
-    found = check(merged)
-    try:
-        preset = Preset.model_validate(merged)
-    except ValidationError:
-        preset = None
-    if preset is not None and not found:
-        return preset
-    problems = [_located(path, message, fix, layers) for path, message, fix in found]
-    raise RequestError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0, problem.key)))
 
 
 def _located(path: KeyPath, message: str, fix: str, layers: Sequence[Layer]) -> Problem:

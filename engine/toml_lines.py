@@ -1,15 +1,37 @@
-"""On which line of a TOML file a key stands: the parser does not tell, but a mistake is quicker to mend with it."""
+"""Reading TOML for people who may have to mend it: what is no TOML, and on which line a key stands, which the parser does not tell."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
+
+from engine.errors import Problem, RequestError
 
 KeyPath = tuple[str | int, ...]
 # A line ends inside arrays, each of them in another one or in a table that is in one.
 CLOSINGS = ("", *("]" + "".join(outer) for depth in range(4) for outer in product(("]", "}]"), repeat=depth)), '"""', "'''")
+
+
+def read_toml(file: Path) -> tuple[dict[str, Any], str]:
+    """A file's table and its text. Raises RequestError where it cannot be read or is no TOML."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text), text
+    except UnicodeDecodeError as error:
+        raise RequestError(Problem(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=str(file))) from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column (\d+)\)| \(at end of document\)", str(error))
+        line = int(at[1]) if at and at[1] else None
+        message = str(error)[: at.start()] if at else str(error)
+        raise RequestError(Problem(f"is not TOML: {message}", file=str(file), line=line)) from None
+    except RecursionError:
+        raise RequestError(Problem("is nested too deeply", file=str(file))) from None
+    except OSError as error:
+        raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:

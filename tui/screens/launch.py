@@ -1,36 +1,51 @@
-"""Presets: choose one, set the toggles, see what it resolves to, start it."""
+"""Presets: choose one, edit it, set the toggles, see what data and machine make of it, start it."""
 
 from __future__ import annotations
 
+import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from rich.syntax import Syntax
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.reactive import reactive
 from textual.screen import Screen
-from textual.widgets import Footer, Header, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
 
 from engine import catalogue, preset
-from engine.errors import RequestError
-from engine.events import Toggles
+from engine.checkup import Checkup, CheckupRequest, Report
+from engine.errors import RequestError, RunError
+from engine.events import Progress, Toggles
+from engine.preset import Draft
+from engine.preset_saving import save_as
 from engine.schema import Preset
 from engine.worker import Request
+from tui.checkup_view import report_view
+from tui.memory import remember_preset
+from tui.preset_list import OWN, label, presets
+from tui.preset_rows import Row, override, rows
+from tui.screens.ask import Ask
+from tui.themes import style
 from tui.widgets.filter import Filter
+from tui.widgets.footer import Footer
+from tui.widgets.preset_form import Fields, PresetForm
+from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
 
-OWN = Path("presets")
+SETTLED_S = 0.5
+"""How long a preset stays unchanged before the doctor looks at it."""
 
 
 class LaunchScreen(Screen[None]):
-    """The project's own presets first, then the built-in ones. A preset is resolved in a thread as the cursor comes to it."""
+    """Everything that reads presets or data does so in a thread; what comes back for another preset is passed over."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "start", "Start", id="launch.start"),
@@ -38,35 +53,59 @@ class LaunchScreen(Screen[None]):
         Binding("D", "switch('deterministic')", "Deterministic", id="launch.deterministic"),
         Binding("p", "switch('private')", "Private", id="launch.private"),
         Binding("slash", "filter", "Filter", id="launch.filter"),
-        Binding("j", "cursor(1)", "Down", show=False),
-        Binding("k", "cursor(-1)", "Up", show=False),
-        Binding("escape", "clear", "Clear filter", show=False),
+        Binding("a", "everything", "All arguments", id="launch.everything"),
+        Binding("ctrl+s", "save", "Save as", id="launch.save"),
+        Binding("v", "next_view", "Form/check", id="launch.view"),
+        Binding("right,l", "focus_form", "Edit fields", show=False, id="launch.form"),
+        Binding("left,h", "focus_list", "Presets", show=False, id="launch.list"),
+        Binding("j", "cursor(1)", "Down", show=False, id="launch.down"),
+        Binding("k", "cursor(-1)", "Up", show=False, id="launch.up"),
+        Binding("escape", "clear", "Back to the presets", show=False, id="launch.clear"),
     ]
 
     toggles: reactive[Toggles] = reactive(Toggles)
 
     def __init__(self) -> None:
         super().__init__()
-        self.resolved: Preset | None = None
+        self.path: Path | None = None
+        self.draft: Draft | None = None
+        self.report: Report | None = None
+        """Of the preset as it is now; None until the doctor has looked."""
+        self.edits: dict[Path, dict[str, str]] = {}
+        """By preset and key, as overrides in the order in which they were made. They are kept while one looks at other presets."""
+        self._everything = False
+        self._checkup: Checkup | None = None
 
     @property
     def segtui(self) -> SegtuiApp:
         return cast("SegtuiApp", self.app)
 
+    @property
+    def resolved(self) -> Preset | None:
+        """What would be launched; None while it is read, or has a mistake."""
+        return self.draft.preset if self.draft else None
+
     def compose(self) -> ComposeResult:
-        yield Header(icon="")
+        yield ScreenTabs()
         yield Static("", id="toggles")
         yield Filter("filter presets")
         with Horizontal():
             yield OptionList(id="presets")
-            with VerticalScroll(id="preset"):
+            with Vertical(id="edit"):
+                yield PresetForm()
+                yield Static("", id="problem")
+                yield Static("", id="command")
+            with VerticalScroll(id="check", can_focus=True):
                 yield Static("")
         yield Footer()
 
     def on_mount(self) -> None:
-        self.sub_title = "launch"
+        self.add_class("-view-form")
         self._list()
-        self.query_one(OptionList).focus()
+        self.query_one("#presets").focus()
+
+    def on_screen_resume(self) -> None:
+        self._list()
 
     def watch_toggles(self, toggles: Toggles) -> None:
         text = Text(" ")
@@ -75,86 +114,279 @@ class LaunchScreen(Screen[None]):
             text.append(f" {'■' if on else '□'} {name} ", style="bold reverse" if on else "dim")
             text.append(f"{key}  ", style="dim")
         self.query_one("#toggles", Static).update(text)
+        self._show_command()
+        self._examine()
+
+    # The list of presets
 
     def _list(self) -> None:
-        wanted_by = self.query_one(Filter).matches
-        options = self.query_one(OptionList)
+        matches = self.query_one(Filter).matches
+        options = self.query_one("#presets", OptionList)
+        before = options.highlighted_option.id if options.highlighted_option else None
+        found = [(heading, [path for path in paths if matches(label(path))]) for heading, paths in presets().items()]
         options.clear_options()
-        for path in presets():
-            if wanted_by(str(path)):
-                options.add_option(Option(Text(path.stem if path.parent == preset.BUILT_IN else str(path)), id=str(path)))
-        if options.option_count:
-            options.highlighted = 0
+        for heading, paths in found:
+            if paths:
+                options.add_option(Option(Text(heading, style="bold dim"), disabled=True))
+                options.add_options([Option(self._label(path), id=f"{heading}:{path}") for path in paths])
+        ids = [option.id for option in options.options if option.id]
+        if ids:
+            options.highlighted = options.get_option_index(before if before in ids else ids[0])
         else:
-            self.resolved = None
-            self.query_one("#preset Static", Static).update("no preset matches the filter: esc clears it")
+            self._forget()
+            self._tell("no preset matches the filter: esc clears it")
+
+    def _label(self, path: Path) -> Text:
+        return Text.assemble(("● ", style("warning")) if self.edits.get(path) else "  ", label(path))
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        self.resolved = None
-        if event.option_id:
-            self._resolve(event.option_id)
+        if event.option_id is None:
+            return
+        path = Path(event.option_id.partition(":")[2])
+        if path != self.path or self.draft is None:
+            self._forget()
+            self.path = path
+            self._read()
 
-    @work(thread=True, exclusive=True, group="resolve", exit_on_error=False)
-    def _resolve(self, path: str) -> None:
+    def _forget(self) -> None:
+        self.path = self.draft = self.report = None
+        self.query_one(PresetForm).show([])
+        self.query_one("#check Static", Static).update("")
+        self._show_command()
+
+    # The preset and its edits
+
+    @property
+    def overrides(self) -> list[str]:
+        return list(self.edits.get(self.path, {}).values()) if self.path else []
+
+    def _read(self) -> None:
+        if self.path is not None:
+            self._draft(self.path, self.overrides)
+
+    @work(thread=True, exclusive=True, group="read", exit_on_error=False)
+    def _draft(self, path: Path, overrides: list[str]) -> None:
         if not catalogue.is_cached():
             text = "reading what torch, segmentation-models-pytorch and albumentations offer (once per version) ..."
-            self.app.call_from_thread(self._say, Text(text, style="yellow"))
+            self.app.call_from_thread(self._tell, text, "warning")
         try:
-            found = preset.load(path)
+            draft, file = preset.draft(path, overrides), preset.draft(path)
         except RequestError as error:
-            self.app.call_from_thread(self._say, Text(str(error), style="red"))
+            self.app.call_from_thread(self._tell, str(error), "bad")
             return
-        self.app.call_from_thread(self._resolved, path, found)
+        found = rows(draft, file, catalogue.catalogue(), everything=self._everything)
+        self.app.call_from_thread(self._drafted, path, draft, found)
 
-    def _resolved(self, path: str, found: Preset) -> None:
-        options = self.query_one(OptionList)
-        if options.highlighted is None or options.get_option_at_index(options.highlighted).id != path:
+    def _drafted(self, path: Path, draft: Draft, found: list[Row]) -> None:
+        if path != self.path:
             return
-        self.resolved = found
-        self._say(Syntax(preset.to_toml(found), "toml", background_color="default", word_wrap=True))
+        self.draft = draft
+        self._tell("")
+        self.query_one(PresetForm).show(found)
+        self._show_command()
+        self._examine()
 
-    def _say(self, what: Text | Syntax) -> None:
-        self.query_one("#preset Static", Static).update(what)
+    def _tell(self, text: str, meaning: str = "") -> None:
+        """In the place of the form."""
+        problem = self.query_one("#problem", Static)
+        problem.update(Text(text, style=style(meaning) if meaning in ("bad", "warning") else ""))  # type: ignore[arg-type]
+        problem.display = bool(text)
+        self.query_one(PresetForm).display = not text
+
+    @on(PresetForm.Typed)
+    def _typed(self, event: PresetForm.Typed) -> None:
+        self._judge(event.row, event.text, is_entered=False)
+
+    @on(PresetForm.Entered)
+    def _entered(self, event: PresetForm.Entered) -> None:
+        self._judge(event.row, event.text, is_entered=True)
+
+    @work(thread=True, exclusive=True, group="judge", exit_on_error=False)
+    def _judge(self, row: Row, text: str, *, is_entered: bool) -> None:
+        """Is this right in this field, whatever is wrong elsewhere? A new type may want arguments that come next."""
+        path = self.path
+        if path is None:
+            return
+        edits = {key: value for key, value in self.edits.get(path, {}).items() if key != row.key}
+        is_back = text == row.before or (not text and not row.is_text)
+        if not is_back:
+            edits[row.key] = override(row, text)
+        try:
+            draft = preset.draft(path, list(edits.values()))
+            wrong = [problem for key, problem in draft.mistakes if key == row.path]
+            problem = wrong[0].message + (f". {wrong[0].fix}" if wrong[0].fix else "") if wrong and not is_back else ""
+        except RequestError as error:
+            problem = error.problems[0].message
+        self.app.call_from_thread(self._judged, path, edits, text, problem, is_entered)
+
+    def _judged(self, path: Path, edits: dict[str, str], text: str, problem: str, is_entered: bool) -> None:
+        form = self.query_one(PresetForm)
+        if path != self.path:
+            return
+        if problem or not is_entered:
+            form.judge(text, problem)
+            return
+        if form.is_editing:
+            form.take()
+        self._take(edits)
+
+    @on(PresetForm.Reset)
+    def _reset(self, event: PresetForm.Reset) -> None:
+        """An item of an array goes back with its array, where that is what was edited."""
+        if self.path is not None:
+            key = event.row.key
+            self._take(
+                {each: text for each, text in self.edits.get(self.path, {}).items() if each != key and not key.startswith(f"{each}.")}
+            )
+
+    def _take(self, edits: dict[str, str]) -> None:
+        if self.path is None:
+            return
+        self.edits[self.path] = edits
+        options = self.query_one("#presets", OptionList)
+        for option in options.options:
+            if option.id and Path(option.id.partition(":")[2]) == self.path:
+                options.replace_option_prompt(option.id, self._label(self.path))
+        self._read()
+
+    def _show_command(self) -> None:
+        """What would do the same without a screen."""
+        command = ""
+        if self.path is not None:
+            switches = [f"--{name}" for name in self.toggles.__struct_fields__ if getattr(self.toggles, name)]
+            sets = [part for each in self.overrides for part in ("--set", each)]
+            command = shlex.join(["segtui", "--headless", label(self.path), *switches, *sets])
+        self.query_one("#command", Static).update(Text(command, style="dim"))
+
+    # What the doctor says
+
+    def _examine(self) -> None:
+        self.report = None
+        self._stop_examining()
+        if self.draft is None or self.resolved is None:
+            self.query_one("#check Static", Static).update("" if self.draft is None else "the preset has mistakes: the form shows them")
+            return
+        table = self.resolved.model_dump(exclude_none=True)
+        self._check(self.draft, CheckupRequest(table, self.toggles, str(self.segtui.runs.absolute())))
+
+    @work(thread=True, exclusive=True, group="check", exit_on_error=False)
+    def _check(self, draft: Draft, request: CheckupRequest) -> None:
+        worker = get_current_worker()
+        time.sleep(SETTLED_S)
+        if worker.is_cancelled:
+            return
+        self._checkup = checkup = Checkup(request)
+        try:
+            for answer in checkup:
+                self.app.call_from_thread(self._examined, draft, answer)
+        except RunError as error:
+            self.app.call_from_thread(self._examined, draft, error)
+
+    def _stop_examining(self) -> None:
+        """A doctor that nobody listens to any more; leaving the program would wait for it."""
+        if self._checkup is not None:
+            self._checkup.stop()
+            self._checkup = None
+
+    def on_unmount(self) -> None:
+        self._stop_examining()
+
+    def _examined(self, draft: Draft, answer: Progress | Report | RunError) -> None:
+        if draft is not self.draft:
+            return
+        panel = self.query_one("#check Static", Static)
+        match answer:
+            case Report():
+                self.report = answer
+                panel.update(report_view(answer))
+            case Progress():
+                panel.update(f"{answer.task} {answer.done}/{answer.total} ...")
+            case RunError():
+                panel.update(Text(str(answer), style=style("bad")))
+
+    # Keys
 
     @on(OptionList.OptionSelected)
     def _selected(self) -> None:
         self.action_start()
 
     def action_start(self) -> None:
-        if self.resolved is None:
+        resolved = self.resolved
+        if resolved is None or self.path is None:
             self.notify("this preset has a mistake, or is still being read", severity="warning")
             return
-        self.segtui.start(Request(self.resolved.model_dump(exclude_none=True), self.toggles, self.segtui.runs.absolute()))
+        if self.report is not None and self.report.is_refused:
+            wrong = next(finding.text for finding in self.report.findings if finding.level == "error")
+            self.notify(wrong, title="not started", severity="error", timeout=10, markup=False)
+            return
+        remember_preset(self.path)
+        self.segtui.start(Request(resolved.model_dump(exclude_none=True), self.toggles, self.segtui.runs.absolute()))
+
+    def action_save(self) -> None:
+        path, overrides = self.path, self.overrides
+        if path is None or self.resolved is None:
+            self.notify("a preset with a mistake is not saved", severity="warning")
+            return
+
+        def answered(name: str | None) -> None:
+            if not name:
+                return
+            try:
+                file = save_as(OWN / f"{Path(name).name.removesuffix('.toml')}.toml", overrides, path)
+            except RequestError as error:
+                self.segtui.tell(error)
+                return
+            self.edits.pop(path, None)
+            self.notify(f"saved as {file}", markup=False)
+            self._list()
+            self._go_to(file)
+
+        self.app.push_screen(Ask(f"Save under which name, in {OWN}/?", f"{path.stem}-2"), answered)
+
+    def _go_to(self, file: Path) -> None:
+        options = self.query_one("#presets", OptionList)
+        ids = [option.id for option in options.options if option.id and Path(option.id.partition(":")[2]) == file]
+        if ids:
+            options.highlighted = options.get_option_index(ids[0])
 
     def action_switch(self, name: str) -> None:
         now = self.toggles
         values = {each: getattr(now, each) for each in now.__struct_fields__}
         self.toggles = Toggles(**(values | {name: not values[name]}))
 
-    def action_cursor(self, rows: int) -> None:
-        options = self.query_one(OptionList)
-        (options.action_cursor_down if rows > 0 else options.action_cursor_up)()
+    def action_everything(self) -> None:
+        self._everything = not self._everything
+        self._read()
+
+    def action_next_view(self) -> None:
+        """Where there is no room for both: the form or what the doctor says."""
+        self.toggle_class("-view-form", "-view-check")
+
+    def action_focus_form(self) -> None:
+        self.query_one(Fields).focus()
+
+    def action_focus_list(self) -> None:
+        self.query_one("#presets").focus()
+
+    def action_cursor(self, by: int) -> None:
+        options = self.query_one("#presets", OptionList)
+        (options.action_cursor_down if by > 0 else options.action_cursor_up)()
 
     def action_filter(self) -> None:
         self.query_one(Filter).open()
 
     @on(Filter.Changed)
-    def _filter(self) -> None:
-        self._list()
+    def _filter(self, event: Filter.Changed) -> None:
+        if event.input is self.query_one(Filter):
+            self._list()
 
     @on(Filter.Submitted)
     def _filtered(self) -> None:
-        self.query_one(OptionList).focus()
+        self.action_focus_list()
 
     def action_clear(self) -> None:
-        self.query_one(Filter).close()
-        self.query_one(OptionList).focus()
-
-
-def presets() -> list[Path]:
-    """The project's own, then the built-in ones; by name. A base is no preset to start."""
-    own = sorted(path for path in [*OWN.glob("*.toml"), *OWN.glob("*.py")] if path.stem != "base" and path.stem != "__init__")
-    is_here = OWN.resolve() == preset.BUILT_IN.resolve()
-    built_in = sorted(path for path in preset.BUILT_IN.glob("*.toml") if path.stem != "base")
-    return own if is_here else [*own, *built_in]
+        """From the form to the list; from the list to all presets."""
+        if self.focused is self.query_one("#presets"):
+            self.query_one(Filter).close()
+        self.action_focus_list()
