@@ -19,8 +19,13 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SEGTUI_DATA", raising=False)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Neither the user's environment and configuration, nor what the program remembers of earlier starts."""
+    for name in ("SEGTUI_DATA", "SEGTUI_RUNS", "SEGTUI_CONFIG", "NO_COLOR", "TMUX"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
 
 
 def write_shapes(root: Path, *, train: int = 8, val: int = 4, size: tuple[int, int] = (64, 64)) -> Path:

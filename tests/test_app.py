@@ -24,10 +24,12 @@ from tests.screens import (
 )
 from tui.app import SegtuiApp
 from tui.screens.checkpoints import CheckpointsScreen
+from tui.screens.confirm import Confirm
 from tui.screens.help import HelpScreen
 from tui.screens.launch import LaunchScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
+from tui.screens.too_small import TooSmallScreen
 from tui.widgets.iou_table import IoUTable
 
 
@@ -128,6 +130,106 @@ def test_help_lists_the_keys_of_where_it_was_asked_for(tmp_path: Path) -> None:
             on(app, kind)
 
     play(tmp_path, scene, (140, 60))
+
+
+def test_the_first_line_names_the_screens_and_what_is_open(tmp_path: Path) -> None:
+    name = "a-run-with-a-name-that-is-longer-than-what-is-left-of-the-line_exp3"
+    whole_run(tmp_path, name)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await opened(pilot, app, name)
+        for width, tabs in ((140, " 1 Launch  2 Run  3 Runs  4 Checkpoints  5 Predict "), (80, None), (40, " 1  2 Run  3  4  5 ")):
+            await pilot.resize_terminal(width, 24)
+            await until(pilot, lambda: "_exp3" in seen(app).splitlines()[0])
+            first = seen(app).splitlines()[0]
+            assert first.rstrip().endswith(name if width == 140 else "-line_exp3" if width == 80 else "_exp3")
+            assert tabs is None or first.startswith(tabs)
+        await pilot.resize_terminal(80, 24)
+        await pilot.click("ScreenTabs", offset=(30, 0))
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen))
+        await pilot.click("ScreenTabs", offset=(0, 0))
+        await until(pilot, lambda: isinstance(app.screen, LaunchScreen))
+        await pilot.click("ScreenTabs", offset=(70, 0))
+        on(app, LaunchScreen)
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("width", [40, 57, 80, 97, 140])
+def test_the_last_line_holds_whole_keys_and_always_help_and_the_way_out(tmp_path: Path, width: int) -> None:
+    run = whole_run(tmp_path, "a")
+    checkpoint(run, "best", 0.5)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await opened(pilot, app, "a")
+        for mode in ("1", "2", "3", "4"):
+            await pilot.press(mode)
+            await until(pilot, lambda: "q Quit" in seen(app).splitlines()[-1])
+            last = seen(app).splitlines()[-1]
+            assert "? Help" in last
+            known = {each.binding.description for each in app.screen.active_bindings.values()}
+            for key in app.screen.query("FooterKey"):
+                assert key.region.right <= width
+                assert key.description in known
+
+    play(tmp_path, scene, (width, 24))
+
+
+def test_a_terminal_that_is_too_small_is_told_until_it_grows(tmp_path: Path) -> None:
+    whole_run(tmp_path, "a")
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: "needs 40x10" in " ".join(seen(app).split()))
+        await pilot.press("1", "x", "escape", "question_mark")
+        for size in ((20, 6), (5, 2), (1, 1), (39, 10), (40, 9)):
+            await pilot.resize_terminal(*size)
+            on(app, TooSmallScreen)
+        await until(pilot, lambda: "this terminal is 40x9" in " ".join(seen(app).split()))
+        await pilot.resize_terminal(40, 10)
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await pilot.press("x")
+        on(app, Confirm)
+        await pilot.resize_terminal(30, 8)
+        await until(pilot, lambda: isinstance(app.screen, TooSmallScreen))
+        await pilot.press("y")
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("n")
+        await until(pilot, lambda: "finished" in seen(app))
+        await pilot.resize_terminal(30, 8)
+        await until(pilot, lambda: isinstance(app.screen, TooSmallScreen))
+        await pilot.press("q")
+
+    assert play(tmp_path, scene, (30, 8)).return_code == 0
+
+
+def test_the_palette_offers_the_actions_of_the_screen_then_the_screens(tmp_path: Path) -> None:
+    whole_run(tmp_path, "a")
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: "finished" in seen(app))
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "Go to Launch  1" in seen(app))
+        lines = [line.split() for line in seen(app).splitlines()]
+        assert lines.index(["Delete", "x"]) < lines.index(["Go", "to", "Launch", "1"])
+        await pilot.press(*"delete")
+        await until(pilot, lambda: "Go to" not in seen(app) and "Delete  x" in seen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("n", "ctrl+p", *"check")
+        await until(pilot, lambda: "Go to Checkpoints" in seen(app) and "Go to Runs" not in seen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen))
+        await pilot.press("ctrl+p", *"keys")
+        await until(pilot, lambda: "Keys  ?" in seen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await pilot.press("escape", "ctrl+p", *"quit")
+        await until(pilot, lambda: "Quit  q" in seen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.return_code == 0)
+
+    play(tmp_path, scene, (80, 24))
 
 
 @pytest.mark.slow

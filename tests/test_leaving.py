@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -18,8 +20,7 @@ from tests.training import kill, wait_for, write_preset
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-PROGRAM = "import sys; from tui.cli import main; sys.exit(main(sys.argv[1:]))"
-BROKEN = """
+PROGRAM = """
 import sys
 from tui.app import SegtuiApp
 from tui.cli import main
@@ -32,21 +33,26 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+CURSOR, WRAPPING = "25", "7"
+"""Modes that a terminal has on."""
+
+
 class Terminal:
     """A shell that tells the terminal's modes before and after the program."""
 
-    def __init__(self, runs: Path, folder: Path, program: str = PROGRAM) -> None:
+    def __init__(self, runs: Path, folder: Path) -> None:
         script = 'stty -g; "$0" -c "$1" --runs "$2"; code=$?; echo "code=$code="; stty -g; echo done'
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
         self.process = pexpect.spawn(
             "/bin/sh",
-            ["-c", script, sys.executable, program, str(runs)],
+            ["-c", script, sys.executable, PROGRAM, str(runs)],
             dimensions=(30, 100),
             timeout=120,
             encoding="utf-8",
             cwd=str(folder),
             env=environment,
         )
+        self.written = self.process.logfile_read = io.StringIO()
         self.process.expect(r"([0-9a-f:]{20,})\r\n")
         self.before = self.process.match.group(1)
         self.process.expect_exact("\x1b[?1049h")
@@ -61,11 +67,18 @@ class Terminal:
         self.process.expect_exact("\x1b[?1049l")
         self.process.expect(r"code=(\d+)=\r\n([0-9a-f:]{20,})\r\ndone")
         code, after = int(self.process.match.group(1)), self.process.match.group(2)
-        printed = self.process.before
+        printed = re.sub(r"\x1b\[[<?0-9;]*[A-Za-z]", "", self.process.before)
         assert after == self.before
         self.process.expect(pexpect.EOF)
         self.process.close()
+        left_on = {mode for mode, switch in self.modes().items() if switch == "h"}
+        assert left_on <= {CURSOR, WRAPPING}
+        assert self.modes()[CURSOR] == "h"
         return code, printed
+
+    def modes(self) -> dict[str, str]:
+        """Of every private mode that was ever switched (mouse, alternate screen, pasting, focus ...): "h" where it is on, "l" off."""
+        return dict(re.findall(r"\x1b\[\?(\d+)([hl])", self.written.getvalue()))
 
 
 @pytest.fixture
@@ -76,31 +89,51 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("key", ["q", "\x11"], ids=["q", "ctrl+q"])
-def test_a_key_leaves_the_terminal_as_it_was(project: Path, key: str) -> None:
+Way = Callable[[Terminal], object]
+WAYS: dict[str, tuple[Way, int]] = {
+    "q": (lambda terminal: terminal.process.send("q"), 0),
+    "ctrl+q": (lambda terminal: terminal.process.send("\x11"), 0),
+    "SIGINT": (lambda terminal: kill(terminal.program, signal.SIGINT), 130),
+    "SIGTERM": (lambda terminal: kill(terminal.program, signal.SIGTERM), 143),
+    "SIGHUP": (lambda terminal: kill(terminal.program, signal.SIGHUP), 129),
+    "a defect": (lambda terminal: terminal.process.send("?"), 1),
+}
+every_way = pytest.mark.parametrize(("way", "expected"), WAYS.values(), ids=list(WAYS))
+
+
+@every_way
+def test_the_terminal_is_as_it_was(project: Path, way: Way, expected: int) -> None:
     terminal = Terminal(project / "runs", project)
     terminal.process.expect("FPN")  # the first preset is shown
-    terminal.process.send(key)
-    assert terminal.leave()[0] == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_leaves_the_terminal_as_it_was(project: Path, number: signal.Signals) -> None:
-    terminal = Terminal(project / "runs", project)
-    terminal.process.expect("FPN")
-    kill(terminal.program, number)
+    way(terminal)
     code, printed = terminal.leave()
-    assert code in (0, 128 + number)
+    assert code == expected
     assert "Traceback" not in printed
 
 
-def test_an_exception_inside_leaves_the_terminal_as_it_was_and_is_told(project: Path) -> None:
-    terminal = Terminal(project / "runs", project, BROKEN)
+def test_a_defect_is_told_in_a_line_and_its_traceback_is_kept(project: Path) -> None:
+    terminal = Terminal(project / "runs", project)
+    terminal.process.expect("FPN")
+    terminal.process.send("?")
+    _, printed = terminal.leave()
+    told = [line for line in printed.splitlines() if line.startswith("segtui: ")]
+    assert len(told) == 1
+    assert "ValueError: it broke" in told[0]
+    log = Path(told[0].rpartition(" is in ")[2])
+    assert log.is_relative_to(os.environ["XDG_STATE_HOME"])
+    assert "in action_break" in log.read_text()
+
+
+def test_a_defect_is_told_whole_where_no_file_can_be_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "a file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(project / "a file"))
+    terminal = Terminal(project / "runs", project)
     terminal.process.expect("FPN")
     terminal.process.send("?")
     code, printed = terminal.leave()
     assert code == 1
-    assert "it broke" in re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    assert "Traceback" in printed
+    assert "ValueError: it broke" in printed
 
 
 def test_a_lost_terminal_ends_the_program(project: Path) -> None:
@@ -111,7 +144,8 @@ def test_a_lost_terminal_ends_the_program(project: Path) -> None:
     program.wait(60)
 
 
-def test_a_run_that_was_started_here_goes_on_after_leaving(project: Path) -> None:
+@every_way
+def test_a_run_that_was_started_here_goes_on(project: Path, way: Way, expected: int) -> None:
     terminal = Terminal(project / "runs", project)
     terminal.process.expect("FPN")
     wait_for_preset(terminal)
@@ -119,9 +153,9 @@ def test_a_run_that_was_started_here_goes_on_after_leaving(project: Path) -> Non
     terminal.process.send("\r")
     run = RunFolder(project / "runs" / "debug_FPN-resnet18")
     wait_for(lambda: run.events.exists() and b'"step"' in run.events.read_bytes())
-    terminal.process.send("q")
+    way(terminal)
     code, printed = terminal.leave()
-    assert code == 0
+    assert code == expected
     assert f"segtui attach {run.path}" in printed
     assert "Traceback" not in printed
     record = run.read()

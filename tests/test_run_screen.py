@@ -33,6 +33,7 @@ from tests.screens import (
     whole_run,
 )
 from tui.app import SegtuiApp
+from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.iou_table import IoUTable
@@ -254,7 +255,8 @@ def test_the_keys_of_a_plot_work_on_the_screen(tmp_path: Path) -> None:
         assert plot.log_scale
         assert plot.view is not None
         await pilot.pause(0.05)
-        assert f"step 3  train {1 / 3:.4g}" in seen(app)
+        assert "step 3" in seen(app)
+        assert f"train {1 / 3:.4g}" in seen(app)
         await pilot.press("0")
         assert plot.view is None
 
@@ -297,5 +299,40 @@ def test_a_long_history_of_a_live_run_is_shown_whole_and_in_order(tmp_path: Path
         log.close()
         await until(pilot, lambda: screen.state.step is not None and screen.state.step.step == last)
         assert list(screen.curves.loss.x) == list(range(1, last + 1))
+
+    play(tmp_path, scene)
+
+
+def test_each_plot_takes_the_whole_screen_in_turn(tmp_path: Path) -> None:
+    whole_run(tmp_path, "a")
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        screen = await opened(pilot, app, "a")
+
+        def in_sight() -> list[str]:
+            return [str(plot.id) for plot in screen.query(Plot) if plot.region.height > 0]
+
+        before = in_sight()
+        for plot in ("loss", "mIoU", "rate"):
+            await pilot.press("f")
+            await until(pilot, lambda plot=plot: in_sight() == [plot])  # type: ignore[misc]
+            assert app.focused is screen.query_one(f"#{plot}")
+            assert not visible(app, IoUTable)
+        await pilot.press("f")
+        await until(pilot, lambda: in_sight() == before)
+
+    play(tmp_path, scene, (80, 24))
+
+
+def test_the_checkpoints_of_the_run_in_sight_are_a_key_away(tmp_path: Path) -> None:
+    checkpoint(whole_run(tmp_path, "mine"), "best", 0.5)
+    checkpoint(whole_run(tmp_path, "another"), "best", 0.6)
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await opened(pilot, app, "mine")
+        await pilot.press("b")
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen) and paths(app) == ["mine/best"])
+        await pilot.press("escape")
+        await until(pilot, lambda: len(paths(app)) == 2)
 
     play(tmp_path, scene)

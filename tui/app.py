@@ -6,25 +6,59 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.events import Resize
+from textual.screen import Screen
 
 from engine.errors import RequestError
-from engine.launch import Attached, Followed, Launched
-from engine.predict_request import PredictRequest
 from engine.run import RunFolder, all_runs
-from engine.worker import AnyRequest, Request
-from tui.screens.checkpoints import CheckpointsScreen
+from tui import clipboard, themes
+from tui.commands import Commands
+from tui.memory import remember_theme, remembered
+from tui.places import state_folder
 from tui.screens.help import HelpScreen
-from tui.screens.launch import LaunchScreen
-from tui.screens.predict import PredictScreen
-from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
+from tui.screens.too_small import TooSmallScreen, is_too_small
+from tui.widgets.tabs import TABS
+
+if TYPE_CHECKING:  # the first screen does not wait for what only others need
+    from engine.launch import Followed, Launched
+    from engine.worker import AnyRequest
+
+AnyScreen = TypeVar("AnyScreen", bound=Screen[Any])
+
+
+def _launch() -> Screen[None]:
+    from tui.screens.launch import LaunchScreen
+
+    return LaunchScreen()
+
+
+def _run() -> Screen[None]:
+    from tui.screens.run import RunScreen
+
+    return RunScreen()
+
+
+def _checkpoints() -> Screen[None]:
+    from tui.screens.checkpoints import CheckpointsScreen
+
+    return CheckpointsScreen()
+
+
+def _predict() -> Screen[None]:
+    from tui.screens.predict import PredictScreen
+
+    return PredictScreen()
 
 
 class SegtuiApp(App[None]):
@@ -35,34 +69,45 @@ class SegtuiApp(App[None]):
         "app.tcss",
         "screens/launch.tcss",
         "screens/runs.tcss",
+        "screens/compare.tcss",
         "screens/run.tcss",
         "screens/checkpoints.tcss",
         "screens/predict.tcss",
+        "screens/masks.tcss",
     ]
     MODES: ClassVar = {
-        "launch": LaunchScreen,
+        "launch": _launch,
         "runs": RunsScreen,
-        "run": RunScreen,
-        "checkpoints": CheckpointsScreen,
-        "predict": PredictScreen,
+        "run": _run,
+        "checkpoints": _checkpoints,
+        "predict": _predict,
     }
     DEFAULT_MODE = "runs"
+    COMMANDS: ClassVar = {Commands}
     ALLOW_SELECT = False  # Textual 8.2.8 can crash on a selection that a refresh removes (Textualize/textual#6643)
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012  as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "switch_mode('launch')", "Launch", id="app.launch"),
-        Binding("2", "switch_mode('run')", "Run", id="app.run"),
-        Binding("3", "switch_mode('runs')", "Runs", id="app.runs"),
-        Binding("4", "switch_mode('checkpoints')", "Checkpoints", id="app.checkpoints"),
-        Binding("5", "switch_mode('predict')", "Predict", id="app.predict"),
+        *(
+            Binding(str(number), f"switch_mode('{mode}')", name, show=False, id=f"app.{mode}")
+            for number, (mode, name) in enumerate(TABS.items(), start=1)
+        ),
         Binding("question_mark,f1", "help", "Help", id="app.help"),
-        Binding("q,ctrl+q", "quit", "Quit", priority=False, id="app.quit"),
+        Binding("q", "quit", "Quit", id="app.quit"),  # Textual's own ctrl+q does so too, in a field as well
     ]
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, *, theme: str = "", keys: Mapping[str, str] | None = None) -> None:
+        """`theme` and `keys` as in the user's configuration."""
         super().__init__()
         self.runs = runs
+        self.sub_title = str(runs)
         self.launched: list[Launched] = []
+        self.crash: str = ""
+        """What was thrown at us, and where its traceback is."""
+        self.register_theme(themes.colorblind())
+        self.set_keymap(dict(keys or {}))
+        if theme in self.available_themes:
+            self.theme = theme
+        themes.follow(self.current_theme)
 
     def on_mount(self) -> None:
         if not any(True for _ in all_runs(self.runs)):
@@ -70,34 +115,86 @@ class SegtuiApp(App[None]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             # A dropped line or a polite kill: put the terminal back as it was; the runs go on.
-            loop.add_signal_handler(number, self.exit)
+            loop.add_signal_handler(number, self.exit, None, 128 + number)
+
+    def on_resize(self, event: Resize) -> None:
+        covered = isinstance(self.screen, TooSmallScreen)
+        if is_too_small(event.size) and not covered:
+            self.push_screen(TooSmallScreen())
+        elif covered and not is_too_small(event.size):
+            self.pop_screen()
+
+    def watch_theme(self, name: str) -> None:
+        themes.follow(self.current_theme)
+        if self.is_running:  # chosen now, in the palette
+            try:
+                remember_theme(name)
+            except OSError as error:
+                self.notify(f"the theme is not remembered: {state_folder()}: {error.strerror}", severity="warning", markup=False)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """By what can be confirmed first; says what became of it."""
+        self._copy(text)
+
+    @work(thread=True, exclusive=True, group="clipboard", exit_on_error=False)
+    def _copy(self, text: str) -> None:
+        if clipboard.copy(text):
+            self.call_from_thread(self.notify, text, title="copied", markup=False)
+            return
+        self.call_from_thread(super().copy_to_clipboard, text)  # OSC 52, to which terminals give no answer
+        if clipboard.copy_to_tmux(text):
+            self.call_from_thread(self.notify, text, title="copied to tmux's buffer", markup=False)
+        else:
+            title = "sent to the terminal; if it did not take it, select it here"
+            self.call_from_thread(self.notify, text, title=title, timeout=15, markup=False)
 
     def start(self, request: AnyRequest) -> None:
         """Start a run in a process of its own and watch it."""
+        from engine.launch import Launched
+        from engine.worker import Request
+
         launched = Launched(request)
         self.launched.append(launched)
         self.follow(launched, keep=isinstance(request, Request) and request.resume is not None)
 
     def open_run(self, run: RunFolder) -> None:
         """Watch a run wherever it was started, or look at a finished one."""
-        self.switch_mode("run")
-        screen = self.screen_stack[0]
-        shown = screen.followed if isinstance(screen, RunScreen) else None
+        from engine.launch import Attached
+        from tui.screens.run import RunScreen
+
+        shown = self._switched("run", RunScreen).followed
         if shown is None or shown.is_over or shown.run is None or shown.run.path.absolute() != run.path.absolute():
             self.follow(Attached(run))  # also one that was started here: its queue has told its beginning already
 
     def follow(self, followed: Followed, *, keep: bool = False) -> None:
-        self.switch_mode("run")
-        screen = self.screen_stack[0]
-        if isinstance(screen, RunScreen):
-            screen.follow(followed, keep=keep)
+        from tui.screens.run import RunScreen
+
+        self._switched("run", RunScreen).follow(followed, keep=keep)
 
     def predict(self, checkpoints: Sequence[Path], *, tta: bool = False) -> None:
         """Hand checkpoints over to the screen that predicts with them."""
-        self.switch_mode("predict")
+        from tui.screens.predict import PredictScreen
+
+        self._switched("predict", PredictScreen).offer(checkpoints, tta=tta)
+
+    def browse(self, run: RunFolder) -> None:
+        """The checkpoints of one run."""
+        from tui.screens.checkpoints import CheckpointsScreen
+
+        self._switched("checkpoints", CheckpointsScreen).only(run.path.name)
+
+    def _switched(self, mode: str, kind: type[AnyScreen]) -> AnyScreen:
+        """The lowest screen of a mode, in sight or about to be."""
+        self.switch_mode(mode)
         screen = self.screen_stack[0]
-        if isinstance(screen, PredictScreen):
-            screen.offer(checkpoints, tta=tta)
+        assert isinstance(screen, kind)
+        return screen
+
+    def key_of(self, binding_id: str) -> str:
+        """The key of one of the app's own actions, as it is written on the screen."""
+        bindings = self._bindings.copy()
+        bindings.apply_keymap(self._keymap)
+        return next(self.get_key_display(each) for _, each in bindings if each.id == binding_id)
 
     def action_help(self) -> None:
         if not isinstance(self.screen, HelpScreen):
@@ -106,12 +203,19 @@ class SegtuiApp(App[None]):
     def tell(self, error: RequestError) -> None:
         self.notify(str(error), severity="error", timeout=10, markup=False)
 
+    def _fatal_error(self) -> None:
+        """A defect of ours: the traceback goes to a file, not over the terminal."""
+        self.crash = _logged(traceback.format_exc())
+        self._close_messages_no_wait()
+
     def live(self) -> list[str]:
         """What was started here and goes on without us, in a line each."""
         return [_goes_on(each) for each in self.launched if not each.is_over and each.exit_code is None]
 
 
 def _goes_on(launched: Launched) -> str:
+    from engine.predict_request import PredictRequest
+
     if isinstance(launched.request, PredictRequest):
         return f"a prediction goes on; its result will be {launched.request.places.folder}"
     if launched.run is None:
@@ -119,12 +223,23 @@ def _goes_on(launched: Launched) -> str:
     return f"goes on: segtui attach {launched.run.path}"
 
 
-def run_app(runs: Path) -> int:
-    """The program until the user leaves it; the exit code."""
+def _logged(text: str) -> str:
+    """One line on what was thrown, and where all of it is."""
+    file = state_folder() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError:
+        return text
+    return f"segtui: a defect of ours, {text.strip().splitlines()[-1]}; the traceback is in {file}"
+
+
+def run_app(runs: Path, *, theme: str = "", keys: Mapping[str, str] | None = None) -> int:
+    """The program until the user leaves it; the exit code. Without a `theme`, the one that was chosen last."""
     _start_resource_tracker()
-    app = SegtuiApp(runs)
+    app = SegtuiApp(runs, theme=theme or remembered().theme, keys=keys)
     app.run()
-    for line in app.live():
+    for line in (*([app.crash] if app.crash else []), *app.live()):
         print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Help, made from the bindings of what has the focus."""
+"""Help, made from the bindings of what has the focus: the keys as the user has set them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from textual.widgets import Static
 
 
 class HelpScreen(ModalScreen[None]):
-    """Every key that works where it was asked for, innermost first."""
+    """Every key that works where it was asked for and the name that its action has in config.toml: first what the footer is about,
+    then what moves about, last Textual's own."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Back")]
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
-    HelpScreen > VerticalScroll { width: 56; max-width: 90%; height: auto; max-height: 90%; }
+    HelpScreen > VerticalScroll { width: 76; max-width: 95%; height: auto; max-height: 90%; }
     HelpScreen > VerticalScroll { border: round $primary; padding: 0 1; background: $surface; }
     HelpScreen Static { width: 1fr; height: auto; }
     """
 
     def __init__(self, active: Sequence[ActiveBinding]) -> None:
         super().__init__()
-        self.active = [each.binding for each in active if each.binding.description and not each.binding.system]
+        told = [each.binding for each in active if each.binding.description and not each.binding.system]
+        told = [each for each in told if each.action != "screen.copy_text"]  # there is nothing that could be selected
+        self.active = sorted(told, key=lambda each: (not each.show, not each.id))
 
     def compose(self) -> ComposeResult:
         with VerticalScroll() as scroll:
@@ -35,11 +38,15 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self._table())
 
     def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
+        table.add_column(no_wrap=True, style="dim")
         by_action: dict[str, list[Binding]] = {}
         for binding in self.active:
             by_action.setdefault(binding.action, []).append(binding)
         for bindings in by_action.values():
             keys = " ".join(self.app.get_key_display(each) for each in bindings)
-            table.add_row(Text(keys, style="bold"), Text(bindings[0].tooltip or bindings[0].description))
+            what = Text(bindings[0].tooltip or bindings[0].description)
+            table.add_row(Text(keys, style="bold"), what, Text(bindings[0].id or "" if self.app.size.width >= 60 else ""))
         return table

@@ -11,11 +11,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Header, RichLog, Static
+from textual.widgets import RichLog, Static
 
 from engine import preset
 from engine.errors import RequestError, RunError
-from engine.events import AnyEvent, Message
+from engine.events import AnyEvent, Gpu, Message
 from engine.launch import Followed
 from engine.run import RunFolder, check_resumable
 from engine.worker import Request
@@ -23,8 +23,11 @@ from tui.curves import RunCurves
 from tui.headless_view import shown_score
 from tui.run_state import RunState, clock
 from tui.screens.confirm import Confirm
+from tui.themes import curve_style, level_style, state_style, style
+from tui.widgets.footer import Footer
 from tui.widgets.iou_table import IoUTable
 from tui.widgets.plot import Curve, Plot
+from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
@@ -43,6 +46,8 @@ class RunScreen(Screen[None]):
         Binding("s", "stop", "Stop", id="run.stop"),
         Binding("r", "resume", "Resume", id="run.resume"),
         Binding("v", "next_view", "Plot/table/log", id="run.view"),
+        Binding("f", "one_plot", "One plot", id="run.one_plot"),
+        Binding("b", "checkpoints", "Its checkpoints", id="run.checkpoints"),
         Binding("c", "copy", "Copy path", id="run.copy"),
         Binding("escape", "app.switch_mode('runs')", "Runs", show=False),
     ]
@@ -63,7 +68,7 @@ class RunScreen(Screen[None]):
         self._validations_drawn = -1
 
     def compose(self) -> ComposeResult:
-        yield Header(icon="")
+        yield ScreenTabs()
         yield Static("no run is open: start one in Launch (1) or choose one in Runs (3)", id="headline", classes="note")
         with Horizontal(id="body"):
             with Vertical(id="plots"):
@@ -79,6 +84,7 @@ class RunScreen(Screen[None]):
         self.add_class("-view-plots")
         self.set_interval(READ_S, self._read)
         self.set_interval(DRAW_S, self._draw)
+        self.app.theme_changed_signal.subscribe(self, lambda _: self._all_anew())
 
     def follow(self, followed: Followed, *, keep: bool = False) -> None:
         """Show this run from its first event on. `keep`: the run in sight goes on, after what it has told."""
@@ -97,13 +103,18 @@ class RunScreen(Screen[None]):
         curves = self.curves
         self.query_one("#loss", Plot).show(
             [
-                Curve("train", curves.loss, "grey50"),
-                Curve("smoothed", curves.smoothed, "cyan"),
-                Curve("validation", curves.val_loss, "yellow"),
+                Curve("train", curves.loss, curve_style("raw")),
+                Curve("smoothed", curves.smoothed, curve_style("train")),
+                Curve("validation", curves.val_loss, curve_style("validation")),
             ]
         )
-        self.query_one("#mIoU", Plot).show([Curve("train", curves.train_mIoU, "cyan"), Curve("validation", curves.val_mIoU, "yellow")])
-        self.query_one("#rate", Plot).show([Curve("lr", curves.rate, "magenta")])
+        self.query_one("#mIoU", Plot).show(
+            [
+                Curve("train", curves.train_mIoU, curve_style("train")),
+                Curve("validation", curves.val_mIoU, curve_style("validation")),
+            ]
+        )
+        self.query_one("#rate", Plot).show([Curve("lr", curves.rate, curve_style("rate"))])
 
     def _read(self) -> None:
         """Take what is there, for 20 ms at most."""
@@ -115,7 +126,7 @@ class RunScreen(Screen[None]):
             events = followed.poll(0.0)
         except (RequestError, RunError) as error:
             self.followed = None
-            self.query_one("#headline", Static).update(Text(str(error), style="bold red"))
+            self.query_one("#headline", Static).update(Text(str(error), style=f"bold {style('bad')}"))
             return
         while events:
             for event in events[:500]:
@@ -145,8 +156,8 @@ class RunScreen(Screen[None]):
         self.curves.add(event)
         self._dirty = True
         if isinstance(event, Message):
-            style = {"warning": "yellow", "error": "red"}.get(event.level, "")
-            self.query_one(RichLog).write(Text(f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {event.text}", style=style))
+            at = time.strftime("%H:%M:%S", time.localtime(event.time))
+            self.query_one(RichLog).write(Text(f"{at} {event.text}", style=level_style(event.level)))
 
     def _draw(self) -> None:
         if not self._dirty or not self.is_current or self.followed is None:
@@ -160,6 +171,11 @@ class RunScreen(Screen[None]):
             self._validations_drawn = len(self.state.validations)
             self.query_one(IoUTable).show(self.state.started.classes, self.state.validations)
 
+    def _all_anew(self) -> None:
+        """The colours have changed."""
+        self._dirty = True
+        self._validations_drawn = -1
+
     def on_screen_resume(self) -> None:
         self._dirty = True
         if not self.query_one("#loss", Plot).curves:
@@ -171,6 +187,20 @@ class RunScreen(Screen[None]):
         now = next(name for name in order if self.has_class(name))
         self.remove_class(now)
         self.add_class(order[(order.index(now) + 1) % len(order)])
+
+    def action_one_plot(self) -> None:
+        """Each plot on the whole screen in turn, then all of them again."""
+        order = ("", *(f"-one-{plot.id}" for plot in self.query(Plot)))
+        now = next((name for name in order if name and self.has_class(name)), "")
+        following = order[(order.index(now) + 1) % len(order)]
+        self.remove_class(*filter(None, order), "-one")
+        if following:
+            self.add_class("-one", following)
+            self.query_one(f"#{following.removeprefix('-one-')}").focus()
+
+    def action_checkpoints(self) -> None:
+        if self.followed and self.followed.run:
+            self.segtui.browse(self.followed.run)
 
     def action_stop(self) -> None:
         followed = self.followed
@@ -210,7 +240,6 @@ class RunScreen(Screen[None]):
     def action_copy(self) -> None:
         if self.followed and self.followed.run:
             self.app.copy_to_clipboard(str(self.followed.run.path.absolute()))
-            self.notify(str(self.followed.run.path.absolute()), title="copied", markup=False)
 
 
 def headline(state: RunState) -> Text:
@@ -218,10 +247,9 @@ def headline(state: RunState) -> Text:
     last = state.validations[-1] if state.validations else None
     ended = state.ended
     name = ended.state if ended else "running" if state.started else "starting"
-    colour = {"running": "bold green", "finished": "bold green", "failed": "bold red", "lost": "bold red"}.get(name, "bold yellow")
     text = Text()
     if ended and ended.error:
-        text.append(f"{ended.error}\n", style="bold red")
+        text.append(f"{ended.error}\n", style=f"bold {style('bad')}")
     text.append("mIoU ")
     text.append(shown_score(last.mIoU if last else None), style="bold reverse" if last and last.best else "bold")
     if last:
@@ -232,9 +260,9 @@ def headline(state: RunState) -> Text:
         text.append(f"   epoch {epoch}/{started.epochs}  step {state.done_steps}/{state.total_steps}  ")
         if not ended:
             text.append(f"{clock(state.seconds_left)} left  ", style="bold")
-    text.append(name if started else f"   {name}", style=colour)
+    text.append(name if started else f"   {name}", style=f"bold {state_style(name)}")
     if state.progress and not ended:
-        text.append(f"   {state.progress.task} {state.progress.done}/{state.progress.total}", style="cyan")
+        text.append(f"   {state.progress.task} {state.progress.done}/{state.progress.total}", style=style("note"))
     text.append("\n")
     if started:
         toggles = "" if str(started.toggles) == "none" else f" · {started.toggles}"
@@ -248,6 +276,16 @@ def headline(state: RunState) -> Text:
         ]
     if state.system and not ended:
         figures += [f"cpu {state.system.cpu or 0:.0%}", f"ram {state.system.ram or 0:.0%}"]
-        figures += [f"gpu{n} {gpu.util or 0:.0%} mem {gpu.memory or 0:.0%}" for n, gpu in enumerate(state.system.gpu)]
+        figures += [_told_gpu(number, gpu) for number, gpu in enumerate(state.system.gpu)]
     text.append("\n" + " · ".join(figures), style="dim")
     return text
+
+
+def _told_gpu(number: int, gpu: Gpu) -> str:
+    """Only what the card tells."""
+    told = [f"gpu{number}"]
+    told += [f"{gpu.util:.0%}"] if gpu.util is not None else []
+    told += [f"mem {gpu.memory:.0%}"] if gpu.memory is not None else []
+    told += [f"{gpu.temperature:.0f}°C"] if gpu.temperature is not None else []
+    told += [f"{gpu.power:.0f} W"] if gpu.power is not None else []
+    return " ".join(told)

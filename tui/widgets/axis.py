@@ -38,10 +38,15 @@ def ticks(scale: Scale, most: int) -> list[float]:
         first, last = math.ceil(math.log10(scale.low) - 1e-9), math.floor(math.log10(scale.high) + 1e-9)
         stride = max(-(-(last - first + 1) // most), 1)
         return [10.0**power for power in range(first, last + 1, stride)]
-    step = _round_up((scale.high - scale.low) / most)
-    first_multiple = math.ceil(scale.low / step - 1e-9)
-    values = [multiple * step for multiple in range(first_multiple, first_multiple + most + 1)]
-    return [value for value in values if value <= scale.high * (1 + 1e-12) + step * 1e-9][:most]
+    step = _round_up((scale.high - scale.low) / (3 * most))
+    while len(multiples := _multiples(step, scale)) > most:
+        step = _round_up(step * 1.5)
+    return [multiple * step for multiple in multiples]
+
+
+def _multiples(step: float, scale: Scale) -> range:
+    """The whole numbers of steps within the scale, its ends included."""
+    return range(math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9) + 1)
 
 
 def _round_up(step: float) -> float:

@@ -21,7 +21,9 @@ class Filter(Input):
         """Every word is in it, in any order."""
         return all(word in text.lower() for word in self.words)
 
-    def open(self) -> None:
+    def open(self, value: str | None = None) -> None:
+        """With what was looked for before, or with `value`."""
+        self.value = self.value if value is None else value
         self.display = True
         self.focus()
 

@@ -16,6 +16,7 @@ from textual.widgets import Static
 from engine.events import Number, Validation
 from engine.palette import class_colours
 from tui.headless_view import shown_change, shown_score
+from tui.themes import change_style
 
 ORDERS = ("class", "IoU", "change", "pixels")
 BAR_CELLS = 10
@@ -69,7 +70,7 @@ class IoUTable(VerticalScroll, can_focus=True):
             table.add_row(
                 Text.assemble(("■ ", colour), self._names[index]),
                 Text(shown_score(iou) if iou is not None else "not seen", style="bold" if iou is not None else "dim"),
-                Text(shown_change(change), style="green" if (change or 0) > 0 else "red" if (change or 0) < 0 else "dim"),
+                Text(shown_change(change), style=change_style(change)),
                 Text(shown_score(best), style="dim"),
                 shown_score(last.class_acc[index]),
                 f"{last.support[index] / pixels:.1%}",

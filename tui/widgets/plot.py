@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -47,10 +48,10 @@ class Plot(Widget, can_focus=True):
         Binding("shift+right,L", "move(10)", "cursor by ten", show=False, id="plot.far_right"),
         Binding("home,g", "edge(0)", "first point", show=False, id="plot.first"),
         Binding("end,G", "edge(1)", "last point", show=False, id="plot.last"),
-        Binding("plus,equals_sign", "zoom(0.5)", "zoom in", id="plot.in"),
-        Binding("minus", "zoom(2.0)", "zoom out", id="plot.out"),
-        Binding("0", "whole", "whole", id="plot.whole"),
-        Binding("y", "toggle_log", "log scale", id="plot.log"),
+        Binding("plus,equals_sign", "zoom(0.5)", "zoom in", show=False, id="plot.in"),
+        Binding("minus", "zoom(2.0)", "zoom out", show=False, id="plot.out"),
+        Binding("0", "whole", "whole", show=False, id="plot.whole"),
+        Binding("y", "toggle_log", "log scale", show=False, id="plot.log"),
     ]
     DEFAULT_CSS = "Plot { height: 1fr; min-height: 5; }"
 
@@ -64,7 +65,7 @@ class Plot(Widget, can_focus=True):
         """The part of the x axis that is shown; None: all of it, however it grows."""
         self.cursor: float | None = None
         self._strips: list[Strip] = []
-        self._drawn: tuple[Size, str] | None = None
+        self._drawn: Size | None = None
 
     def show(self, curves: Sequence[Curve]) -> None:
         self.curves = tuple(curves)
@@ -75,6 +76,10 @@ class Plot(Widget, can_focus=True):
         self._drawn = None
         self.refresh()
 
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._drawn = None
+
     def watch_log_scale(self) -> None:
         self.redraw()
 
@@ -82,11 +87,9 @@ class Plot(Widget, can_focus=True):
         return ""
 
     def render_line(self, y: int) -> Strip:
-        style = self.rich_style
-        drawn = (self.size, str(style))
-        if self._drawn != drawn:
-            self._strips, self._drawn = self._draw(style), drawn
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, style)
+        if self._drawn != self.size:
+            self._strips, self._drawn = self._draw(self.rich_style), self.size
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     def extent(self) -> tuple[float, float] | None:
         """From the first to the last x of all curves."""
@@ -143,18 +146,18 @@ class Plot(Widget, can_focus=True):
     def action_toggle_log(self) -> None:
         self.log_scale = not self.log_scale
 
-    def reading(self) -> str:
-        """The curves' values at the cursor, or their last ones."""
-        parts = []
-        for curve in self.curves:
-            series = curve.series
-            if not len(series):
-                continue
-            at = len(series) - 1 if self.cursor is None else min(bisect_left(series.x, self.cursor), len(series) - 1)
-            value = series.y[at]
-            parts.append(f"{curve.name} {'not finite' if math.isnan(value) else f'{value:.4g}'}")
-        where = f"{self.unit} {self.cursor:.0f}  " if self.cursor is not None else ""
-        return where + "  ".join(parts)
+    def reading(self, curve: Curve) -> str:
+        """The curve's value at the cursor, or its last one; `-` where it ended well before the cursor."""
+        series = curve.series
+        if not len(series):
+            return ""
+        at = len(series) - 1 if self.cursor is None else bisect_left(series.x, self.cursor)
+        if at == len(series):
+            at -= 1
+            if self.cursor is not None and at and self.cursor - series.x[at] > series.x[at] - series.x[at - 1]:
+                return "-"
+        value = series.y[at]
+        return "not finite" if math.isnan(value) else f"{value:.4g}"
 
     def _points(self) -> Sequence[float]:
         return max((curve.series.x for curve in self.curves), key=len, default=())
@@ -208,10 +211,15 @@ class Plot(Widget, can_focus=True):
         return Scale(low - margin, high + margin, dots)
 
     def _title(self, style: Style) -> list[Segment]:
-        mark = " log" if self.log_scale else ""
-        segments = [Segment(f"{self.plot_title}{mark}  ", style + Style(bold=True))]
-        segments += [Segment(f"━ {curve.name} ", style + Style.parse(curve.colour)) for curve in self.curves if len(self.curves) > 1]
-        return [*segments, Segment(self.reading(), style + Style(dim=self.cursor is None))]
+        scale = " log" if self.log_scale else ""
+        segments = [Segment(f"{self.plot_title}{scale}  ", style + Style(bold=True))]
+        if self.cursor is not None:
+            segments.append(Segment(f"{self.unit} {self.cursor:.0f}  ", style))
+        for curve in self.curves:
+            mark, colour = ("━ ", Style.parse(curve.colour)) if len(self.curves) > 1 else ("", Style(dim=self.cursor is None))
+            segments.append(Segment(f"{mark}{curve.name} ", style + colour))
+            segments.append(Segment(f"{self.reading(curve)}  ", style + Style(dim=self.cursor is None)))
+        return segments
 
     def _rows(self, canvas: Canvas, scale: Scale | None, cursor: int | None, style: Style) -> list[list[Segment]]:
         labels: dict[int, str] = {}
@@ -221,13 +229,15 @@ class Plot(Widget, can_focus=True):
         lines = []
         for row in range(canvas.height):
             line = [Segment(f"{labels.get(row, ''):>{GUTTER - 1}}{'┤' if row in labels else '│'}", dim)]
-            for cell, (character, colour) in enumerate(canvas.row(row)):
-                cell_style = style + Style.parse(colour) if colour else style
-                if cell == cursor:
-                    line.append(Segment("│" if character == " " else character, cell_style + Style(bold=True, bgcolor="grey30")))
+            cells = list(enumerate(canvas.row(row)))
+            for (colour, is_cursor), run in groupby(cells, key=lambda cell: (cell[1][1], cell[0] == cursor)):
+                text = "".join(character for _, (character, _) in run)
+                run_style = style + Style.parse(colour) if colour else style
+                if is_cursor:
+                    line.append(Segment("│" if text == " " else text, run_style + Style(bold=True, bgcolor="grey30")))
                 else:
-                    line.append(Segment(character, cell_style))
-            lines.append(list(Segment.simplify(line)))
+                    line.append(Segment(text, run_style))
+            lines.append(line)
         return lines
 
 
@@ -272,7 +282,7 @@ def _x_axis(scale: Scale, cells: int, style: Style) -> list[list[Segment]]:
     line = ["─"] * cells
     labels = [" "] * cells
     free = 0
-    for value in ticks(scale, max(cells // 12, 1)):
+    for value in (each for each in ticks(scale, max(cells // 12, 1)) if each == round(each)):  # steps and epochs
         cell, text = scale.place(value) // 2, number(value)
         start = max(min(cell - len(text) // 2, cells - len(text)), 0)
         if not 0 <= cell < cells or start < free:
