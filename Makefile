@@ -8,11 +8,11 @@ demo: $(VENV)/.installed
 	$(BIN)/segtui --headless presets/demo.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m slow
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
