@@ -22,9 +22,6 @@ from engine.coco import Background
 from engine.construct import construct
 from engine.schema import Component
 
-# Measured at 512x512: 16.5 s and 6 s an image.
-SLOW = {"MaskDropout": 16.5, "PiecewiseAffine": 6.0}
-
 
 class Augmentation:
     """A training pipeline. An item is a pure function of (seed, epoch, index), whatever process makes it, in any order.

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,8 @@ NOT_TRANSFORMS = {
     *("AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "RandomSizedBBoxSafeCrop", "RandomCropNearBBox", "ConstrainedCoarseDropout"),
     *("Mosaic", "OverlayElements", "TextImage", "FDA", "HistogramMatching", "PixelDistributionAdaptation", "TemplateTransform"),
 }
+# Seconds for an image of 512x512, measured.
+SLOW_TRANSFORMS = {"MaskDropout": 16.5, "PiecewiseAffine": 6.0}
 # Known from the data, or handed over by the loop.
 GIVEN = {"models": {"in_channels", "classes"}, "optimizers": {"params"}, "schedulers": {"optimizer", "last_epoch"}}
 
@@ -79,6 +82,11 @@ def catalogue() -> Catalogue:
     except OSError as error:
         print(f"cannot keep the catalogue of library arguments: {error}", file=sys.stderr)
     return found
+
+
+def slow_transforms(names: Iterable[str]) -> list[str]:
+    """A sentence for each that takes longer than a step of training."""
+    return [f"{name} takes about {SLOW_TRANSFORMS[name]:.0f} s for an image of 512x512" for name in names if name in SLOW_TRANSFORMS]
 
 
 def is_cached() -> bool:

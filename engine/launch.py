@@ -23,6 +23,8 @@ from engine.system import out_of_memory_kills
 from engine.worker import AnyRequest, Crashed, Refused, Request, main
 
 QUEUE_EVENTS = 2000
+BLOCK_BYTES = 1 << 18
+"""Of a log that is read at once: a screen that reads it answers keys between."""
 ANSWER_S = 10.0
 """A worker answers before its first numbered event, or within moments of it."""
 
@@ -174,6 +176,7 @@ class Attached:
         self.run: RunFolder | None = run
         self._folder = run
         self._reader = EventReader(run.events)
+        self._last: AnyEvent | None = None
         self._over = False
 
     @property
@@ -181,15 +184,17 @@ class Attached:
         return self._over
 
     def poll(self, wait_s: float) -> list[AnyEvent]:
+        """A long history comes in blocks, one a call."""
         deadline = time.monotonic() + wait_s
         while True:
             record = self._folder.read()
-            events = self._reader.read()
-            if record.state not in ("running", "queued"):
+            events = self._reader.read(BLOCK_BYTES)
+            if not events and record.state not in ("running", "queued"):
                 self._over = True
-                if not isinstance(events[-1] if events else None, RunEnded):  # the record is written before the last event
+                if not isinstance(self._last, RunEnded):  # the record is written before the last event
                     ended = record.ended or time.time()
-                    events.append(RunEnded(state=record.state, error=record.error, traceback=record.traceback, time=ended))
+                    events = [RunEnded(state=record.state, error=record.error, traceback=record.traceback, time=ended)]
+            self._last = events[-1] if events else self._last
             if events or self._over or time.monotonic() >= deadline:
                 return events
             time.sleep(0.1)

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from engine.augment import SLOW, Augmentation
-from engine.coco import Split, check_images, debug_subset, read_split, same_classes
+from engine.augment import Augmentation
+from engine.catalogue import slow_transforms
+from engine.coco import Split, check_images
 from engine.dataset import SegmentationData, TrainingBatches, ValidationBatches, loader
 from engine.device import autocast, choose_device, choose_precision
 from engine.errors import Problem, RequestError
@@ -24,8 +24,8 @@ from engine.events import Toggles
 from engine.masks import mask_cache
 from engine.model import Pretraining, build_model, check_sizes
 from engine.objective import Objective, Schedule, build_optimizer, class_weights
-from engine.sample import ensure_sample
 from engine.schema import Preset
+from engine.training_data import read_data, training_size
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -139,45 +139,6 @@ def seed_everything(seed: int, *, deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def read_data(preset: Preset, toggles: Toggles) -> tuple[Split, Split]:
-    """The training and validation splits, or their debug subsets."""
-    data = preset.data
-    root = ensure_sample() if data.root == "sample" else Path(data.root)
-    train, val = (read_split(root, name, data.background) for name in (data.train, data.val))
-    same_classes(train, val)
-    if not any(train.annotations):
-        raise RequestError(Problem("has no annotations to learn from", file=str(train.json)))
-    if toggles.debug:
-        train = debug_subset(train, preset.debug.ratio, preset.debug.seed, data.batch_size)
-        val = debug_subset(val, preset.debug.ratio, preset.debug.seed, 1)
-    if len(train) < data.batch_size:
-        raise RequestError(
-            Problem(
-                f"is {data.batch_size}, but {train.json} has {len(train)} images",
-                key="data.batch_size",
-                fix=f"set it to {len(train)} or less",
-            )
-        )
-    return train, val
-
-
-def training_size(preset: Preset, train: Split) -> tuple[int, int]:
-    """(height, width) of every training image after augmentation."""
-    if preset.data.image_size is not None:
-        return preset.data.image_size[0], preset.data.image_size[1]
-    sizes = np.unique(train.sizes, axis=0)
-    if len(sizes) == 1:
-        return int(sizes[0, 0]), int(sizes[0, 1])
-    smallest, largest = sizes.min(axis=0), sizes.max(axis=0)
-    raise RequestError(
-        Problem(
-            f"is not set, but the images of {train.json} differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]})",
-            key="data.image_size",
-            fix="write for example image_size = [512, 512]",
-        )
-    )
-
-
 def check_loss(objective: Objective, classes: int, device: torch.device) -> None:
     """Some losses judge their values only when they are computed. Raises RequestError."""
     try:
@@ -193,9 +154,7 @@ def _fit(preset: Preset) -> Any:
 
 def _warnings(preset: Preset, pretraining: Pretraining, train: Split, pixels: list[int]) -> list[str]:
     warnings = [pretraining.warning] if pretraining.warning else []
-    warnings += [
-        f"{table.type} takes about {SLOW[table.type]:.0f} s for an image of 512x512" for table in preset.augment.train if table.type in SLOW
-    ]
+    warnings += slow_transforms(table.type for table in preset.augment.train)
     absent = [name for name, count in zip(train.classes, pixels, strict=True) if not count]
     return warnings + ([f"the training images have no pixel of: {', '.join(absent)}"] if absent else [])
 

@@ -207,6 +207,28 @@ def all_runs(runs: Path) -> Iterator[RunFolder]:
                     yield RunFolder(Path(entry.path))
 
 
+class EndedRuns:
+    """Remembers the records of runs that have ended: one whose file has not changed costs a stat."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
+
+    def read(self, run: RunFolder) -> RunRecord:
+        """As `RunFolder.read`."""
+        try:
+            status = os.stat(f"{run.path}/run.json")  # noqa: PTH116  of a long list
+        except OSError:
+            return run.read()
+        stamp = (status.st_mtime_ns, status.st_ino)
+        known = self._known.get(run.path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        record = run.read()
+        if record.state in ("finished", "stopped", "failed"):
+            self._known[run.path] = (stamp, record)
+        return record
+
+
 @dataclass(frozen=True)
 class CheckpointRow:
     """A checkpoint file; `header` is None and `problem` says why where it cannot be used."""

@@ -26,7 +26,7 @@ class Heartbeat:
         self._thread.join(timeout=HEARTBEAT_S)
 
     def _beat(self) -> None:
-        devices = _gpus()
+        devices = gpus()
         psutil.cpu_percent()
         while not self._stop.wait(HEARTBEAT_S):
             self._report(
@@ -34,7 +34,7 @@ class Heartbeat:
             )
 
 
-def _gpus() -> list[Any]:
+def gpus() -> list[Any]:
     """NVML handles; none on a machine without an NVIDIA driver."""
     import pynvml
 

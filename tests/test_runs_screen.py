@@ -256,8 +256,8 @@ def test_deleting_takes_all_that_are_marked_and_names_what_runs(tmp_path: Path, 
     assert kept.path.exists()
 
 
-def test_the_curve_of_the_validations_is_beside_each_run(tmp_path: Path) -> None:
-    run = told(new_run(tmp_path, "a"), [begun("a"), *(validation(epoch, [epoch / 8] * 3) for epoch in range(1, 9))])
+def test_the_curve_of_the_validations_is_beside_each_run(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    run = told(new_run(tmp_path, "a", **running(sleeper)), [begun("a"), *(validation(epoch, [epoch / 8] * 3) for epoch in range(1, 9))])
     new_run(tmp_path, "none")
 
     async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:

@@ -7,14 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
 from engine.views import DEFAULT
+
+if TYPE_CHECKING:
+    from tui.config import Config
 
 COMMANDS = """commands (each has --help):
   segtui predict CHECKPOINT...        submission, masks, scores; test-time augmentation, ensembles
   segtui vote FILE.csv FILE.csv...    hard voting over submissions
   segtui score FILE.csv               a submission against ground truth
+  segtui check PRESET                 preset, data and machine looked at, nothing trained
   segtui runs | checkpoints           listings
   segtui attach RUN | stop RUN        a run that was started elsewhere
 
@@ -61,6 +66,7 @@ def _run(given: list[str]) -> int:
         "checkpoints": _checkpoints,
         "attach": _attach,
         "stop": _stop,
+        "check": _check,
     }
     if given and given[0] in commands:
         return commands[given[0]](given[1:])
@@ -80,14 +86,13 @@ def _train(given: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="a subset of the data, no checkpoints, debug_ in the names")
     parser.add_argument("--deterministic", action="store_true", help="the same preset gives the same weights, byte for byte")
     parser.add_argument("--private", action="store_true", help="your own Weights & Biases entity, not the team's")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a value, as in train.epochs=10"
-    )
+    _overrides(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a stopped, failed or lost run, byte for byte")
     _common(parser)
-    options = parser.parse_args(given)
+    options = parser.parse_args(given)  # settled below, once it is known for what
     if all(value == parser.get_default(name) for name, value in vars(options).items() if name != "runs"):
-        return _screens(parser, options.runs)
+        return _screens(parser, options)
+    _settle(options)
     if options.resume and (options.preset or options.overrides or options.debug or options.deterministic or options.private):
         raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs and --json")
     if not options.resume and not options.preset:
@@ -109,20 +114,28 @@ def _train(given: list[str]) -> int:
     )
 
 
-def _screens(parser: argparse.ArgumentParser, runs: Path) -> int:
+def _screens(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         parser.print_help()
         return EXIT_DONE
     from tui.app import run_app
+    from tui.places import is_configured
 
-    return run_app(runs)
+    theme, keys = "", {}
+    if is_configured():
+        from tui import config
+
+        found = config.load(for_screens=True)
+        theme, keys = found.theme, found.keys
+    _settle(options)
+    return run_app(options.runs, theme=theme, keys=keys)
 
 
 def _predict(given: list[str]) -> int:
     parser = predict_parser()
     from tui import predicting
 
-    return predicting.predict(parser.parse_args(given), given)
+    return predicting.predict(_parsed(parser, given), given)
 
 
 def predict_parser() -> argparse.ArgumentParser:
@@ -156,8 +169,10 @@ def predict_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--resize", choices=("probabilities", "nearest"), default="probabilities", help="what is scaled to it (default: probabilities)"
     )
-    where.add_argument("--masks", type=Path, metavar="DIR", help="an indexed PNG for each image")
-    where.add_argument("--overlay", action="store_true", help="with --masks: also the photograph under the mask")
+    where.add_argument(
+        "--masks", type=Path, metavar="DIR", help="the label maps, an indexed PNG for each image (default: masks in the result's folder)"
+    )
+    where.add_argument("--overlay", action="store_true", help="beside each mask: the photograph under it")
     where.add_argument("--probabilities", type=Path, metavar="FILE.npy", help="float16 (N, C, H, W), and FILE.npy.json about it")
     where.add_argument("--force", action="store_true", help="replace what is there")
     _common(parser)
@@ -177,7 +192,7 @@ def _vote(given: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     from tui import predicting
 
-    return predicting.vote(parser.parse_args(given))
+    return predicting.vote(_parsed(parser, given))
 
 
 def _score(given: list[str]) -> int:
@@ -191,13 +206,40 @@ def _score(given: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     from tui import predicting
 
-    return predicting.score(parser.parse_args(given))
+    return predicting.score(_parsed(parser, given))
+
+
+def _check(given: list[str]) -> int:
+    parser = Parser(
+        prog="segtui check",
+        description="Look at preset, data and machine before any training step; nothing is trained.",
+        epilog="exit codes: 0 nothing is wrong, or warnings alone; 2 a launch would be refused",
+        allow_abbrev=False,
+    )
+    parser.add_argument("preset", metavar="PRESET", help="a preset's file (.toml, .py) or a built-in one's name")
+    parser.add_argument("--full", action="store_true", help="read every pixel: damage, near-duplicates, what the network sees, its size")
+    parser.add_argument("--debug", action="store_true", help="as a debug run: its subset of the data")
+    parser.add_argument("--private", action="store_true", help="as a private run: your own Weights & Biases entity")
+    _overrides(parser)
+    _common(parser)
+    options = _parsed(parser, given)
+    from tui import checking
+
+    return checking.check(
+        options.preset,
+        options.overrides,
+        options.runs,
+        debug=options.debug,
+        private=options.private,
+        full=options.full,
+        as_json=options.json,
+    )
 
 
 def _runs(given: list[str]) -> int:
     parser = Parser(prog="segtui runs", description="All runs, newest first.", allow_abbrev=False)
     _common(parser)
-    options = parser.parse_args(given)
+    options = _parsed(parser, given)
     from tui import listings
 
     return listings.runs(options.runs, as_json=options.json)
@@ -206,7 +248,7 @@ def _runs(given: list[str]) -> int:
 def _checkpoints(given: list[str]) -> int:
     parser = Parser(prog="segtui checkpoints", description="All checkpoints of all runs, best first.", allow_abbrev=False)
     _common(parser)
-    options = parser.parse_args(given)
+    options = _parsed(parser, given)
     from tui import listings
 
     return listings.checkpoints(options.runs, as_json=options.json)
@@ -216,7 +258,7 @@ def _attach(given: list[str]) -> int:
     parser = Parser(prog="segtui attach", description="Watch a run that was started elsewhere, or see a finished one.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="its folder, or its name below --runs")
     _common(parser)
-    options = parser.parse_args(given)
+    options = _parsed(parser, given)
     from tui import headless
 
     return headless.attach(options.run, options.runs, as_json=options.json)
@@ -226,14 +268,48 @@ def _stop(given: list[str]) -> int:
     parser = Parser(prog="segtui stop", description="Stop a run after its current step, so that it can be resumed.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="its folder, or its name below --runs")
     _common(parser)
-    options = parser.parse_args(given)
+    options = _parsed(parser, given)
     from tui import headless
 
     return headless.stop(options.run, options.runs)
 
 
+def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+    options = parser.parse_args(given)
+    _settle(options)
+    return options
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """What was not given, by the variables, else by the user's configuration; that is read only now, after `--help`."""
+    config = _config()
+    if config and config.data and not os.environ.get("SEGTUI_DATA"):
+        os.environ["SEGTUI_DATA"] = str(Path(config.data).expanduser())  # processes that are started get it too
+    if "runs" in options and options.runs is None:
+        options.runs = Path(os.environ.get("SEGTUI_RUNS") or (config and config.runs) or "runs").expanduser()
+
+
+def _config() -> Config | None:
+    """None where there is no file: listings then do without pydantic."""
+    from tui.places import is_configured
+
+    if not is_configured():
+        return None
+    from tui import config
+
+    return config.load()
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a value, as in train.epochs=10"
+    )
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of all runs (default: runs)")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="the folder of all runs (default: SEGTUI_RUNS, else config.toml's, else runs)"
+    )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 

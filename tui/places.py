@@ -14,6 +14,11 @@ def config_file() -> Path:
     return Path(named).expanduser() if named else user_config_path("segtui") / "config.toml"
 
 
+def is_configured() -> bool:
+    """Whether there is a configuration to read, or to complain about."""
+    return bool(os.environ.get("SEGTUI_CONFIG")) or config_file().exists()
+
+
 def state_folder() -> Path:
     """What the program remembers, and its crash logs."""
     return user_state_path("segtui")

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from tui.app import SegtuiApp
 
 READ_S = 0.1
-DRAW_S = 0.25
+DRAW_S = 0.5
 BUDGET_S = 0.02
 """For reading events in one turn; the rest follows in the next, so that keys are answered between."""
 LOG_LINES = 2000
 
 
 class RunScreen(Screen[None]):
-    """A timer reads events, another draws what has changed four times a second, and only while this screen is in sight."""
+    """A timer reads events, another draws what has changed twice a second, and only while this screen is in sight."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", "Stop", id="run.stop"),
@@ -117,39 +117,30 @@ class RunScreen(Screen[None]):
         self.query_one("#rate", Plot).show([Curve("lr", curves.rate, curve_style("rate"))])
 
     def _read(self) -> None:
-        """Take what is there, for 20 ms at most."""
-        followed = self.followed
-        if followed is None or followed.is_over or self._is_behind:
-            return
-        began = time.monotonic()
-        try:
-            events = followed.poll(0.0)
-        except (RequestError, RunError) as error:
-            self.followed = None
-            self.query_one("#headline", Static).update(Text(str(error), style=f"bold {style('bad')}"))
-            return
-        while events:
-            for event in events[:500]:
-                self._take(event)
-            events = events[500:]
-            if events and time.monotonic() - began > BUDGET_S:
-                self._is_behind = True
-                self.call_later(self._take_later, events, followed)
-                return
+        if not self._is_behind:
+            self._read_on()
 
-    def _take_later(self, events: list[AnyEvent], followed: Followed) -> None:
-        """The rest of a long history, in turns."""
-        if self.followed is not followed:
-            return
-        began = time.monotonic()
-        taken = 0
-        while taken < len(events) and time.monotonic() - began < BUDGET_S:
-            for event in events[taken : taken + 500]:
+    def _read_on(self) -> None:
+        """Take what is there, for 20 ms at most; the rest of a long history in turns, between which keys are answered."""
+        followed, began = self.followed, time.monotonic()
+        while followed is not None and not followed.is_over:
+            if time.monotonic() - began > BUDGET_S:
+                self._is_behind = True
+                self.call_later(self._read_on)
+                return
+            try:
+                events = followed.poll(0.0)
+            except (RequestError, RunError) as error:
+                self.followed = None
+                self.query_one("#headline", Static).update(Text(str(error), style=f"bold {style('bad')}"))
+                return
+            for event in events:
                 self._take(event)
-            taken += 500
-        self._is_behind = taken < len(events)
-        if self._is_behind:
-            self.call_later(self._take_later, events[taken:], followed)
+            if not events:
+                break
+        if self._is_behind or (followed is not None and followed.is_over):
+            self._is_behind = False
+            self._draw()
 
     def _take(self, event: AnyEvent) -> None:
         self.state.add(event)
@@ -180,6 +171,7 @@ class RunScreen(Screen[None]):
         self._dirty = True
         if not self.query_one("#loss", Plot).curves:
             self._show_curves()
+        self._draw()
 
     def action_next_view(self) -> None:
         """Where there is no room for all: the plots, the table, the log, one at a time; else the table or the log."""

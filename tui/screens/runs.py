@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 
 from engine.errors import RequestError
 from engine.events import Number
-from engine.run import RunFolder, RunRecord, all_runs
+from engine.run import EndedRuns, RunFolder, RunRecord, all_runs
 from tui.comparing import MOST, RunColours
 from tui.run_rows import COLUMNS, ORDERS, cells, searched
 from tui.screens.confirm import Confirm, named
@@ -58,6 +58,8 @@ class RunsScreen(Screen[None]):
         self.marked: list[str] = []
         """Paths in the order in which they were marked."""
         self._logs = ValidationCurves()
+        self._records = EndedRuns()
+        self._were_live: set[str] = set()
         self._is_reading_logs = False
         self._curves: dict[str, tuple[Number, ...]] = {}
 
@@ -74,7 +76,6 @@ class RunsScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Listing).focus()
-        self._read()
         self.set_interval(REFRESH_S, self._read)
 
     def on_screen_resume(self) -> None:
@@ -87,7 +88,7 @@ class RunsScreen(Screen[None]):
         found: dict[str, RunRecord | str] = {}
         for run in all_runs(self.segtui.runs):
             try:
-                found[str(run.path)] = run.read()
+                found[str(run.path)] = self._records.read(run)
             except RequestError as error:
                 found[str(run.path)] = str(error)
         self.app.call_from_thread(self._take, found)
@@ -98,7 +99,10 @@ class RunsScreen(Screen[None]):
         self._show()
         if not self._is_reading_logs:
             self._is_reading_logs = True
-            self._read_curves(list(self.query_one(Listing).keys))
+            live = {path for path, record in found.items() if isinstance(record, RunRecord) and record.ended is None}
+            wanted = [path for path in self.query_one(Listing).keys if path in live | self._were_live or path not in self._curves]
+            self._were_live = live  # what they wrote last is read once more after their end
+            self._read_curves(wanted)
 
     @work(thread=True, group="curves", exit_on_error=False)
     def _read_curves(self, paths: Sequence[str]) -> None:
@@ -117,8 +121,9 @@ class RunsScreen(Screen[None]):
             self._is_reading_logs = False
 
     def _take_curves(self, found: dict[str, tuple[Number, ...]]) -> None:
-        self._curves |= found
-        self._show()
+        if found:
+            self._curves |= found
+            self._show()
 
     def _show(self) -> None:
         wanted = self.query_one(Filter).matches

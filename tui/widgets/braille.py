@@ -5,6 +5,8 @@ from __future__ import annotations
 EMPTY = "\u2800"
 # The bit of each dot of a cell, by row and column (Unicode 15, "Braille Patterns").
 BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+# Those of a part of a cell's column: by column, first row and last row.
+COLUMNS = [[[sum(BITS[row][column] for row in range(first, last + 1)) for last in range(4)] for first in range(4)] for column in range(2)]
 
 
 class Canvas:
@@ -21,9 +23,9 @@ class Canvas:
             return
         first, last = max(min(top, bottom), 0), min(max(top, bottom), 4 * self.height - 1)
         cell = x // 2
-        for y in range(first, last + 1):
-            self._bits[y // 4][cell] |= BITS[y % 4][x % 2]
-            self.colours[y // 4][cell] = colour
+        for row in range(first // 4, last // 4 + 1):
+            self._bits[row][cell] |= COLUMNS[x % 2][max(first - 4 * row, 0)][min(last - 4 * row, 3)]
+            self.colours[row][cell] = colour
 
     def line(self, start: tuple[int, int], end: tuple[int, int], colour: str) -> None:
         """A connected line between two dots (x, y), start before end."""

@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 from rich.cells import cell_len
-from textual import widgets
-from textual.app import ComposeResult
-from textual.events import Resize
-from textual.widgets._footer import FooterKey
+from textual.app import RenderResult
+from textual.binding import Binding
+from textual.content import Content
+from textual.events import Click
+from textual.screen import Screen
+from textual.widget import Widget
 
 ALWAYS = ("help", "quit")
 PADDING = 3
 """Cells of a key beside its own text."""
 
 
-class Footer(widgets.Footer):
-    """Textual's cuts the last keys off; this one leaves out what has no room, which `?` and the palette still tell."""
+class Footer(Widget):
+    """One line, drawn at once: a widget for each key, as Textual's own has it, takes longer than the rest of a screen.
 
-    _width = 0
+    What has no room is left out; `?` and the palette tell it.
+    """
 
-    def compose(self) -> ComposeResult:
-        keys = [each for each in super().compose() if isinstance(each, FooterKey)]
-        palette = [each for each in keys if each.has_class("-command-palette")]
-        always = [each for each in keys if each.action in ALWAYS]
-        others = [each for each in keys if each not in palette and each not in always]
-        room = self.size.width - sum(map(_cells, always))
+    DEFAULT_CSS = "Footer { dock: bottom; height: 1; background: $footer-background; color: $footer-foreground; }"
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+
+    def _changed(self, screen: Screen[object]) -> None:
+        if screen is self.screen:
+            self.refresh()
+
+    def render(self) -> RenderResult:
+        parts: list[str | tuple[str, str]] = []
+        for binding in self.shown():
+            parts += [(f" {self.app.get_key_display(binding)} ", "bold $footer-key-foreground"), f"{binding.description} "]
+        return Content.assemble(*parts)
+
+    def shown(self) -> list[Binding]:
+        """The first key of each action that says something, in the order of the screen; the palette where all others fit."""
+        active = self.screen.active_bindings
+        found: dict[str, Binding] = {}
+        for _, binding, enabled, _ in active.values():
+            if binding.show and enabled and binding.description:
+                found.setdefault(binding.action, binding)
+        palette = active[self.app.COMMAND_PALETTE_BINDING].binding if self.app.COMMAND_PALETTE_BINDING in active else None
+        always = [found.pop(action) for action in ALWAYS if action in found]
+        room = self.size.width - sum(map(self._cells, always))
         shown = []
-        for key in others:
-            room -= _cells(key)
+        for binding in found.values():
+            room -= self._cells(binding)
             if room < 0:
                 break
-            shown.append(key)
-        yield from (*shown, *always)
-        if len(shown) == len(others) and all(_cells(key) + 1 <= room for key in palette):
-            yield from palette
+            shown.append(binding)
+        are_all = len(shown) == len(found)
+        return [*shown, *always, *([palette] if palette and are_all and self._cells(palette) <= room else [])]
 
-    def on_resize(self, event: Resize) -> None:
-        if event.size.width != self._width:
-            self._width = event.size.width
-            self.call_after_refresh(self.recompose)
+    def _cells(self, binding: Binding) -> int:
+        return cell_len(self.app.get_key_display(binding)) + cell_len(binding.description) + PADDING
 
-
-def _cells(key: FooterKey) -> int:
-    return cell_len(key.key_display) + cell_len(key.description) + PADDING
+    def on_click(self, event: Click) -> None:
+        start = 0
+        for binding in self.shown():
+            start += self._cells(binding)
+            if event.x < start:
+                self.app.simulate_key(binding.key)
+                return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+INFINITIES = (math.inf, -math.inf)
 BRANCH = 8
 """Points, or ranges of the level below, that one range of a level covers."""
 
@@ -15,8 +17,8 @@ BRANCH = 8
 class Series:
     """Points (x, y), x strictly ascending. A y that is NaN or infinite is a gap.
 
-    Ranges are kept in levels, each of BRANCH times fewer entries, and extended as points come: drawing a million points
-    takes no longer than drawing two thousand.
+    Ranges are kept in levels, each of BRANCH times fewer entries, and extended when somebody looks: drawing a million points
+    again takes no longer than drawing two thousand.
     """
 
     def __init__(self) -> None:
@@ -32,10 +34,8 @@ class Series:
         """A point after the last. One that is not later than it replaces what comes from there on: a run that was resumed tells again."""
         if self.x and x <= self.x[-1]:
             self.truncate(bisect_left(self.x, x))
-        value = math.nan if y is None or math.isinf(y) else y
         self.x.append(x)
-        self.y.append(value)
-        self._extend()
+        self.y.append(math.nan if y is None or y in INFINITIES else y)
 
     def keep_to(self, x: float) -> None:
         """Drop what lies after `x`."""
@@ -44,14 +44,10 @@ class Series:
 
     def truncate(self, count: int) -> None:
         """Keep the first `count` points."""
-        values = self.y[:count]
         del self.x[count:], self.y[count:]
-        self._lows.clear()
-        self._highs.clear()
-        rebuilt, self.y = values, array("d")
-        for value in rebuilt:
-            self.y.append(value)
-            self._extend()
+        for levels in (self._lows, self._highs):
+            for level, entries in enumerate(levels, start=1):
+                del entries[count // BRANCH**level :]
 
     def columns(self, first: float, last: float, count: int) -> list[tuple[float, float] | None]:
         """(lowest, highest) of the points in each of `count` equal parts of [first, last]; None where there is none."""
@@ -63,6 +59,7 @@ class Series:
 
     def range(self, start: int, end: int) -> tuple[float, float] | None:
         """(lowest, highest) of points start..end-1; None where all are gaps or there is none."""
+        self._grow()
         low, high = math.inf, -math.inf
         for lows, highs, begin, stop in self._pieces(start, end):
             for index in range(begin, stop):
@@ -85,19 +82,20 @@ class Series:
             start, end = inner_start, inner_end
             lows, highs = self._lows[level], self._highs[level]
 
-    def _extend(self) -> None:
-        """A level's entry is made once all that it covers is there."""
+    def _grow(self) -> None:
+        """Bring the levels up to the points. An entry is made once all that it covers is there."""
         lows: array[float] = self.y
         highs: array[float] = self.y
-        level = 0
-        while len(lows) % BRANCH == 0:
+        for level in itertools.count():
+            if len(lows) < BRANCH:
+                return
             if level == len(self._lows):
                 self._lows.append(array("d"))
                 self._highs.append(array("d"))
-            self._lows[level].append(_lowest(lows[-BRANCH:]))
-            self._highs[level].append(_highest(highs[-BRANCH:]))
+            for start in range(len(self._lows[level]) * BRANCH, len(lows) - BRANCH + 1, BRANCH):
+                self._lows[level].append(_lowest(lows[start : start + BRANCH]))
+                self._highs[level].append(_highest(highs[start : start + BRANCH]))
             lows, highs = self._lows[level], self._highs[level]
-            level += 1
 
 
 def _lowest(values: Sequence[float]) -> float:
