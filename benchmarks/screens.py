@@ -67,7 +67,7 @@ class Terminal:
         while True:
             try:
                 self._written += self._process.read_nonblocking(65536, timeout=None)
-            except (pexpect.EOF, OSError):
+            except (pexpect.ExceptionPexpect, OSError):
                 return
 
     def press(self, key: str) -> float:
@@ -80,11 +80,16 @@ class Terminal:
     def until(self, text: str, timeout_s: float = 60) -> float:
         """When the text was on the terminal (to 2 ms)."""
         deadline = time.monotonic() + timeout_s
-        while text.encode() not in ESCAPES.sub(b"", self._written[self._mark :]):
+        looked_at = -1
+        while True:
+            if len(self._written) > looked_at:
+                looked_at = len(self._written)
+                shown = ESCAPES.sub(b"", self._written[self._mark : looked_at])
+                if text.encode() in shown:
+                    return time.monotonic()
             if time.monotonic() > deadline:
-                raise SystemExit(f"waited for {text!r} and saw {ESCAPES.sub(b'', self._written[self._mark :])[-500:]!r}")
+                raise SystemExit(f"waited for {text!r} and saw {shown[-500:]!r}")
             time.sleep(0.002)
-        return time.monotonic()
 
     def cpu(self, seconds: float) -> float:
         """Its share of a core over that time."""

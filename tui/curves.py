@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import cast
 
 from engine.events import AnyEvent, Epoch, RunStarted, Step, Validation
 from tui.widgets.series import Series, Smoothed
@@ -23,6 +26,21 @@ class RunCurves:
     _smooth: Smoothed = field(default_factory=lambda: Smoothed(SMOOTHING))
     _per_epoch: int = 1
 
+    def extend(self, events: Iterable[AnyEvent]) -> None:
+        """As `add` of each: a long history is nearly all steps, and those come together."""
+        for is_step, some in groupby(events, key=lambda event: type(event) is Step):
+            if is_step:
+                self._add_steps(cast("list[Step]", list(some)))
+            else:
+                for event in some:
+                    self.add(event)
+
+    def _add_steps(self, steps: list[Step]) -> None:
+        at, losses = [each.step for each in steps], [each.loss for each in steps]
+        self.loss.extend(at, losses)
+        self.smoothed.extend(at, [self._smooth.add(loss) for loss in losses])
+        self.rate.extend(at, [each.lr for each in steps])
+
     def add(self, event: AnyEvent) -> None:
         match event:
             case RunStarted():
@@ -35,9 +53,7 @@ class RunCurves:
                 for loss in self.loss.y:
                     self._smooth.add(loss)
             case Step():
-                self.loss.append(event.step, event.loss)
-                self.smoothed.append(event.step, self._smooth.add(event.loss))
-                self.rate.append(event.step, event.lr)
+                self._add_steps([event])
             case Epoch():
                 self.train_mIoU.append(event.epoch * self._per_epoch, event.mIoU)
             case Validation():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -13,12 +14,10 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import RichLog, Static
 
-from engine import preset
 from engine.errors import RequestError, RunError
 from engine.events import AnyEvent, Gpu, Message
 from engine.launch import Followed
 from engine.run import RunFolder, check_resumable
-from engine.worker import Request
 from tui.curves import RunCurves
 from tui.headless_view import shown_score
 from tui.run_state import RunState, clock
@@ -134,21 +133,21 @@ class RunScreen(Screen[None]):
                 self.followed = None
                 self.query_one("#headline", Static).update(Text(str(error), style=f"bold {style('bad')}"))
                 return
-            for event in events:
-                self._take(event)
             if not events:
                 break
+            self._take(events)
         if self._is_behind or (followed is not None and followed.is_over):
             self._is_behind = False
             self._draw()
 
-    def _take(self, event: AnyEvent) -> None:
-        self.state.add(event)
-        self.curves.add(event)
+    def _take(self, events: Sequence[AnyEvent]) -> None:
         self._dirty = True
-        if isinstance(event, Message):
-            at = time.strftime("%H:%M:%S", time.localtime(event.time))
-            self.query_one(RichLog).write(Text(f"{at} {event.text}", style=level_style(event.level)))
+        self.curves.extend(events)
+        for event in events:
+            self.state.add(event)
+            if type(event) is Message:
+                at = time.strftime("%H:%M:%S", time.localtime(event.time))
+                self.query_one(RichLog).write(Text(f"{at} {event.text}", style=level_style(event.level)))
 
     def _draw(self) -> None:
         if not self._dirty or not self.is_current or self.followed is None:
@@ -217,6 +216,9 @@ class RunScreen(Screen[None]):
 
     @work(thread=True, exclusive=True, group="resume", exit_on_error=False)
     def _resume(self, run: RunFolder) -> None:
+        from engine import preset  # with its schema as long in loading as the rest of this screen
+        from engine.worker import Request
+
         try:
             record = run.read()
             if record.state in ("running", "queued"):
