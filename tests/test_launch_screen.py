@@ -105,6 +105,9 @@ def test_a_field_is_judged_as_one_types_and_marked_once_it_differs(project: Path
         await until(pilot, lambda: "wants a whole number, got 'ten'" in seen(app))
         await pilot.press("enter")
         assert screen.query_one(PresetForm).is_editing  # what is wrong is not taken
+        await pilot.press("ctrl+r")
+        assert any("a field is open" in text for text in said(app))
+        assert app.launched == []
         await pilot.press("ctrl+u", *"12")
         await until(pilot, lambda: "wants a whole number" not in seen(app))
         await pilot.press("enter")

@@ -99,7 +99,9 @@ def test_every_size_of_terminal_shows_it(two: Path, size: tuple[int, int]) -> No
 
 
 @pytest.mark.slow
-def test_a_soft_vote_by_keys_ends_with_its_table_and_is_not_overwritten(two: Path) -> None:
+def test_a_soft_vote_by_keys_ends_with_its_table_and_is_not_overwritten(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two.parent)
+
     async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
         await listed(pilot, app)
         await pilot.press("space", "space", "v")
@@ -113,8 +115,10 @@ def test_a_soft_vote_by_keys_ends_with_its_table_and_is_not_overwritten(two: Pat
         await until(pilot, lambda: "vs best member" in seen(app) and "predict.json" in seen(app))
         await pilot.press("m")
         await until(pilot, lambda: isinstance(app.screen, MasksScreen) and "1/4  mIoU" in seen(app))
-        await pilot.press("escape")
-        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("escape", "4", "v")  # the same again: the one that has ended is forgotten
+        await until(pilot, lambda: app.screen is screen and not screen.is_predicting)
+        assert "starting" not in seen(app)
+        screen.query_one("#field-name", Input).value = "mine"
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "is there already" in seen(app), 120)
         assert "ctrl+f replaces it" in seen(app)
@@ -129,7 +133,7 @@ def test_a_soft_vote_by_keys_ends_with_its_table_and_is_not_overwritten(two: Pat
         assert screen.launched is not None
         await until(pilot, lambda: app.live() == [], 60)
 
-    play(two, scene)
+    play(Path("runs"), scene)
     record = read_record(two / "one" / "predictions" / "mine")
     assert record.mode == "soft"
     assert [member.name for member in record.members] == ["one/best", "two/best"]

@@ -25,6 +25,7 @@ class RunState:
     messages: list[Message] = field(default_factory=list)
     ended: RunEnded | None = None
     _step_times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    _step_s: float | None = None
     _epoch_told: float = 0.0
     _validation_s: float = 0.0
 
@@ -34,7 +35,8 @@ class RunState:
                 self.started, self.ended = event, None
                 self.step = self.step if self.step and self.step.step <= event.resumed_step else None
                 self.epochs = [each for each in self.epochs if each.epoch <= event.resumed_epoch]
-                self.validations = [each for each in self.validations if each.epoch <= event.resumed_epoch]
+                known = (each for each in self.validations if len(each.IoU) == len(event.classes))
+                self.validations = [each for each in known if each.epoch <= event.resumed_epoch]
                 self._step_times.clear()
             case Step():
                 self.step, self.progress = event, None
@@ -46,6 +48,7 @@ class RunState:
                 self.validations.append(event)
                 self.progress = None
                 self._validation_s = event.time - self._epoch_told
+                self._step_s = self.step_seconds
                 self._step_times.clear()
             case Checkpoint():
                 self.checkpoints[event.kind] = event
@@ -68,9 +71,9 @@ class RunState:
 
     @property
     def step_seconds(self) -> float | None:
-        """Mean time of the recent steps, without validations between them."""
+        """Mean time of the recent steps, without validations between them; of those before a validation until there are new ones."""
         if len(self._step_times) < 2:
-            return None
+            return self._step_s
         (first, began), (last, ended) = self._step_times[0], self._step_times[-1]
         return (ended - began) / (last - first) if last > first else None
 

@@ -22,7 +22,7 @@ from engine import catalogue, preset
 from engine.checkup import Checkup, CheckupRequest, Report
 from engine.errors import RequestError, RunError
 from engine.events import Progress, Toggles
-from engine.preset import Draft
+from engine.preset import Draft, ProgramNotRun
 from engine.preset_saving import save_as
 from engine.schema import Preset
 from engine.worker import Request
@@ -75,6 +75,10 @@ class LaunchScreen(Screen[None]):
         """By preset and key, as overrides in the order in which they were made. They are kept while one looks at other presets."""
         self._everything = False
         self._checkup: Checkup | None = None
+        self._may_run: set[Path] = set()
+        """Presets in Python whose code the user asked for, by name; moving the cursor over one runs nothing."""
+        self._not_run = False
+        """Whether the preset under the cursor waits to be asked for."""
 
     @property
     def segtui(self) -> SegtuiApp:
@@ -151,6 +155,7 @@ class LaunchScreen(Screen[None]):
 
     def _forget(self) -> None:
         self.path = self.draft = self.report = None
+        self._not_run = False
         self.query_one(PresetForm).show([])
         self.query_one("#check Static", Static).update("")
         self._show_command()
@@ -171,12 +176,28 @@ class LaunchScreen(Screen[None]):
             text = "reading what torch, segmentation-models-pytorch and albumentations offer (once per version) ..."
             self.app.call_from_thread(self._tell, text, "warning")
         try:
-            draft, file = preset.draft(path, overrides), preset.draft(path)
+            may_run = path in self._may_run
+            draft, file = (preset.draft(path, each, run_programs=may_run) for each in (overrides, ()))
+        except ProgramNotRun as error:
+            self.app.call_from_thread(self._held_back, path, error.problems[0].file)
+            return
         except RequestError as error:
             self.app.call_from_thread(self._tell, str(error), "bad")
             return
         found = rows(draft, file, catalogue.catalogue(), everything=self._everything)
         self.app.call_from_thread(self._drafted, path, draft, found)
+
+    def _held_back(self, path: Path, program: str) -> None:
+        if path == self.path:
+            self._not_run = True
+            self._tell(f"{program}\n\na preset in Python is a program: enter runs it, to read it", "warning")
+
+    def _run_program(self) -> None:
+        if self.path is not None:
+            self._may_run.add(self.path)
+            self._not_run = False
+            self._tell("")
+            self._read()
 
     def _drafted(self, path: Path, draft: Draft, found: list[Row]) -> None:
         if path != self.path:
@@ -309,12 +330,18 @@ class LaunchScreen(Screen[None]):
 
     @on(OptionList.OptionSelected)
     def _selected(self) -> None:
-        self.action_start()
+        if self._not_run:
+            self._run_program()
+        else:
+            self.action_start()
 
     def action_start(self) -> None:
         resolved = self.resolved
+        if self.query_one(PresetForm).is_editing:
+            self.notify("a field is open: enter takes it, esc leaves it as it was", severity="warning")
+            return
         if resolved is None or self.path is None:
-            self.notify("this preset has a mistake, or is still being read", severity="warning")
+            self.notify("this preset has a mistake, or is not read yet", severity="warning")
             return
         if self.report is not None and self.report.is_refused:
             wrong = next(finding.text for finding in self.report.findings if finding.level == "error")
@@ -364,6 +391,8 @@ class LaunchScreen(Screen[None]):
         self.toggle_class("-view-form", "-view-check")
 
     def action_focus_form(self) -> None:
+        if self._not_run:
+            self._run_program()
         self.query_one(Fields).focus()
 
     def action_focus_list(self) -> None:

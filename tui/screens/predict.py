@@ -72,7 +72,6 @@ class PredictScreen(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.launched: Launched | None = None
         self.opened: Result | None = None
         self.results: dict[str, Result] = {}
         self._dirty = False
@@ -91,6 +90,8 @@ class PredictScreen(Screen[None]):
         return self.launched is not None and self.ended is None
 
     def _forget(self) -> None:
+        """The last prediction, which has ended or was never there."""
+        self.launched: Launched | None = None
         self.progress: Progress | None = None
         self.messages: list[Message] = []
         self.written: PredictionWritten | None = None
@@ -163,7 +164,9 @@ class PredictScreen(Screen[None]):
         self._forget()
         self.opened = None
         try:
-            self.launched = Launched(predicting.request(predict_parser().parse_args(given), given))
+            options = predict_parser().parse_args(given)
+            options.runs = self.segtui.runs
+            self.launched = Launched(predicting.request(options, given))
         except RequestError as error:
             self.launched, self.error = None, str(error)
         else:
@@ -280,7 +283,7 @@ class PredictScreen(Screen[None]):
             self._focus_pane()
             self._draw()
         elif self.opened is not None or self.error or self.ended is not None:
-            self.opened, self.launched = None, self.launched if self.is_predicting else None
+            self.opened = None
             if not self.is_predicting:
                 self._forget()
             self._list()

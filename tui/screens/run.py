@@ -207,7 +207,9 @@ class RunScreen(Screen[None]):
                 except RequestError as error:
                     self.segtui.tell(error)
 
-        self.app.push_screen(Confirm("Stop this run after its step? It can be resumed."), answered)
+        is_debug = self.state.started is not None and self.state.started.toggles.debug
+        after = "A debug run keeps nothing to resume from." if is_debug else "It can be resumed."
+        self.app.push_screen(Confirm(f"Stop this run after its step? {after}"), answered)
 
     def action_resume(self) -> None:
         run = self.followed.run if self.followed else None
@@ -224,7 +226,7 @@ class RunScreen(Screen[None]):
             if record.state in ("running", "queued"):
                 raise RequestError(f"{run.path.name} is running")
             check_resumable(run, record)
-            table = preset.load(run.preset, environment={}).model_dump(exclude_none=True)
+            table = preset.load(run.preset, environment={}, run_programs=False).model_dump(exclude_none=True)
         except RequestError as error:
             self.app.call_from_thread(self.segtui.tell, error)
             return

@@ -214,7 +214,10 @@ class RunsScreen(Screen[None]):
             except RequestError as error:
                 self.segtui.tell(error)
 
-        self.app.push_screen(Confirm(f"Stop {run.path.name} after its step? It can be resumed."), answered)
+        record = self._rows.get(str(run.path))
+        is_debug = isinstance(record, RunRecord) and record.toggles.debug
+        after = "A debug run keeps nothing to resume from." if is_debug else "It can be resumed."
+        self.app.push_screen(Confirm(f"Stop {run.path.name} after its step? {after}"), answered)
 
     def action_delete(self) -> None:
         """The marked ones; with none marked, the one under the cursor."""

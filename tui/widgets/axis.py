@@ -64,8 +64,9 @@ def _written(value: float, digits: int) -> str:
     size = abs(value)
     if value == 0:
         return "0"
-    if size >= 1e9 or size < 1e-4:
-        return f"{value:.{min(digits, 2)}g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    if size >= 1e9 or size < 1e-3:
+        mantissa, power = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
     for unit, name in ((1e6, "M"), (1e4, "k")):
         if size >= unit:
             divisor = 1e6 if name == "M" else 1e3

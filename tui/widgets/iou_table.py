@@ -74,7 +74,7 @@ class IoUTable(VerticalScroll, can_focus=True):
                 Text(shown_score(best), style="dim"),
                 shown_score(last.class_acc[index]),
                 f"{last.support[index] / pixels:.1%}",
-                Text("█" * round((iou or 0) * BAR_CELLS), style=colour),
+                Text("█" * round(min(iou or 0, 1) * BAR_CELLS), style=colour),
             )
         return table
 
