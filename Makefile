@@ -2,17 +2,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast check clean
+.PHONY: demo test fast faults check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/segtui --headless presets/demo.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults"
 	$(BIN)/pytest -n auto --dist loadfile -m slow
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults"
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder tests/faults --reliability docs/reliability.md
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -16,7 +16,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises OSError where the folder cannot be written or the disk is full; `path` is then what it was before.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the user knows no temporary name
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -25,8 +28,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write's error does not know its file
+            error.filename = str(path)
         raise
     _flush_folder(path.parent)
 

@@ -73,7 +73,7 @@ def catalogue() -> Catalogue:
     path = _cache_path()
     try:
         return msgspec.json.decode(path.read_bytes(), type=Catalogue)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, ValueError, RecursionError):
         content = _read_in_child()
     found = msgspec.json.decode(content, type=Catalogue)
     try:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors.torch
 import torch
 
@@ -14,6 +18,8 @@ from engine.checkpoint_header import METADATA_KEY, CheckpointHeader
 from engine.errors import Problem, RequestError
 
 RESUME_FORMAT = 1
+CHECKSUM = re.compile(r'"checksum":(\d+)')
+DAMAGED_FIX = "take a copy of it, or another checkpoint of the run: `segtui checkpoints` lists them"
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], header: CheckpointHeader) -> None:
@@ -22,26 +28,51 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], header: Checkpoin
     One metadata key: the library writes several in no fixed order, and equal weights must give equal files.
     """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
-    atomic.write(path, safetensors.torch.save(tensors, {METADATA_KEY: header.to_json()}))
+    described = msgspec.structs.replace(header, checksum=_checksum(tensors, header.to_json())).to_json()
+    atomic.write(path, safetensors.torch.save(tensors, {METADATA_KEY: described}))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, on the CPU. Raises RequestError where the file is no whole checkpoint."""
+    """The tensors of a checkpoint, on the CPU. Raises RequestError where the file is no whole checkpoint, or its bytes have changed."""
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            description = (file.metadata() or {}).get(METADATA_KEY, "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except (OSError, safetensors.SafetensorError) as error:
         raise RequestError(Problem(f"is not a whole checkpoint: {error}", file=str(path))) from None
+    written = CHECKSUM.search(description)
+    if written and int(written[1]) != _checksum(tensors, description):
+        raise RequestError(Problem("is damaged: its bytes are not those that were written", file=str(path), fix=DAMAGED_FIX))
+    return tensors
+
+
+def _checksum(tensors: dict[str, torch.Tensor], description: str) -> int:
+    """CRC-32 of the description without its checksum, and of every tensor with its name: safetensors does not notice a flipped bit.
+
+    Of the text as it stands in the file: a later version may write the same description in other words.
+    """
+    found = zlib.crc32(CHECKSUM.sub('"checksum":null', description).encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
     """Write a resume state, atomically: tensors and plain values only, so that reading it back runs no code."""
     with atomic.replacing(path) as file:
-        torch.save(state | {"format": RESUME_FORMAT}, file)
+        try:
+            torch.save(state | {"format": RESUME_FORMAT}, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, which torch then hides behind its own message
+                raise error.__context__ from None
+            raise
 
 
 def load_resume(path: Path) -> dict[str, Any]:
     """A state of `save_resume`, on the CPU. Raises RequestError where there is none, or it is damaged or too new."""
     try:
+        damaged = zipfile.is_zipfile(path) and _damaged_part(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RequestError(
@@ -51,10 +82,18 @@ def load_resume(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(Problem(f"cannot be read as a resume state: {first}", file=str(path))) from error
+        raise RequestError(Problem(f"cannot be read as a resume state: {first}", file=str(path), fix=DAMAGED_FIX)) from error
+    if damaged:
+        raise RequestError(Problem(f"is damaged: {damaged} is not as it was written", file=str(path), fix=DAMAGED_FIX))
     if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
         raise RequestError(Problem("is of another version of segtui", file=str(path)))
     return state
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of the archive whose CRC is wrong; torch does not look."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -15,7 +15,10 @@ LARGEST_HEADER = 100_000_000  # as the safetensors library's own limit
 
 
 class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`preset` is the resolved preset; `mean` and `std` are per channel of images in 0..1; `IoU` goes by class."""
+    """`preset` is the resolved preset; `mean` and `std` are per channel of images in 0..1; `IoU` goes by class.
+
+    `checksum` is the CRC-32 of the description without it and of the tensors; None in files of before it was kept.
+    """
 
     format: int = FORMAT
     segtui: str
@@ -27,6 +30,7 @@ class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     mIoU: float | None
     IoU: list[float | None]
+    checksum: int | None = None
 
     def to_json(self) -> str:
         return msgspec.json.encode(self, order="deterministic").decode()
@@ -65,8 +69,16 @@ def read_header(path: Path) -> CheckpointHeader:
         raise HeaderError(f"is cut off: {size} bytes of {8 + length + end}")
     try:
         header = msgspec.json.decode(content, type=CheckpointHeader)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise HeaderError(f"has a description that cannot be read: {error}") from None
+    if not _names_a_model(header.preset):
+        raise HeaderError("has a description that names no model")
     if header.format > FORMAT:
         raise HeaderError(f"is of a newer segtui ({header.segtui})")
     return header
+
+
+def _names_a_model(preset: dict[str, Any]) -> bool:
+    model = preset.get("model")
+    named = isinstance(model, dict) and all(isinstance(model.get(key), str) for key in ("type", "encoder_name"))
+    return named and isinstance(preset.get("data", {}), dict)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.errors import Problem, RequestError
 from engine.images import ImageError, displayed_size
+from engine.inside import check_inside
 
 Background = Literal["class", "ignore"]
 Overlap = Literal["area", "vertices"]
@@ -23,6 +24,8 @@ IGNORED = 255
 MOST_CLASSES = 254
 MOST_SHOWN = 10
 MOST_PIXELS = 1 << 20
+MOST_IN_IMAGE = 1 << 28
+"""Of its label map, a byte each, which is drawn before the image itself is opened."""
 # Sloppy outlines leave their image a little; pycocotools takes memory for every pixel on the way to a point.
 FAR_OUTSIDE = 10
 
@@ -68,8 +71,11 @@ class Split:
         )
 
 
-def read_split(root: Path, name: str, background: Background) -> Split:
-    """Read and check a split. Raises RequestError with every kind of mistake found in the json."""
+def read_split(root: Path, name: str, background: Background, *, allow_outside: bool = False) -> Split:
+    """Read and check a split. Raises RequestError with every kind of mistake found in the json.
+
+    Its images lie below `root` unless `allow_outside`.
+    """
     path = root / name
     content, data = _read_json(path, root)
     problems: list[str] = []
@@ -99,6 +105,9 @@ def read_split(root: Path, name: str, background: Background) -> Split:
             else:
                 grouped[row].append(Annotation(class_index, segmentation, _area(annotation)))
     _refuse(path, problems)
+    file_names = tuple(image["file_name"] for image in images)
+    if not allow_outside:
+        check_inside(root, path, file_names)
     names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
     return Split(
         json=path,
@@ -106,7 +115,7 @@ def read_split(root: Path, name: str, background: Background) -> Split:
         digest=hashlib.sha256(content).hexdigest(),
         classes=(("Background", *names) if background == "class" else tuple(names)),
         background=background,
-        file_names=tuple(image["file_name"] for image in images),
+        file_names=file_names,
         sizes=np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
         annotations=tuple(tuple(each) for each in grouped),
         notes=(f"{path}: {skipped} annotations with an empty outline were passed over",) if skipped else (),
@@ -192,7 +201,7 @@ def _read_json(path: Path, root: Path) -> tuple[bytes, dict[str, Any]]:
         raise RequestError(Problem("does not exist", file=str(path), fix=f"the folder has: {', '.join(jsons) or 'no json file'}")) from None
     except json.JSONDecodeError as error:
         raise RequestError(Problem(f"is not json: {error.msg}", file=str(path), line=error.lineno)) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(Problem(f"cannot be read as json: {error}", file=str(path))) from None
     if not isinstance(data, dict):
         raise RequestError(Problem("is not a COCO json: its top level is no object", file=str(path)))
@@ -241,7 +250,9 @@ def _rows(images: list[dict[str, Any]], problems: list[str]) -> dict[Any, int]:
         if not isinstance(name, str) or not name:
             problems.append(f"{where} has no 'file_name'")
         if not _has_size(image):
-            problems.append(f"{where} needs 'height' and 'width' in pixels, not {image.get('height')!r} and {image.get('width')!r}")
+            problems.append(
+                f"{where} needs 'height' and 'width' in pixels (2^28 in all), not {image.get('height')!r} and {image.get('width')!r}"
+            )
         if identity in rows:
             problems.append(f"image id {identity!r} occurs more than once")
         rows[identity] = row
@@ -249,7 +260,8 @@ def _rows(images: list[dict[str, Any]], problems: list[str]) -> dict[Any, int]:
 
 
 def _has_size(image: dict[str, Any]) -> bool:
-    return all(_is_whole(image.get(side)) and 0 < image[side] <= MOST_PIXELS for side in ("height", "width"))
+    fits = all(_is_whole(image.get(side)) and 0 < image[side] <= MOST_PIXELS for side in ("height", "width"))
+    return fits and bool(image["height"] * image["width"] <= MOST_IN_IMAGE)
 
 
 def _segmentation(value: Any, image: dict[str, Any]) -> tuple[Any, str]:

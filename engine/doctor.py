@@ -23,7 +23,7 @@ from engine.coco import MOST_SHOWN, Split, same_classes
 from engine.duplicates import shared_images
 from engine.errors import RequestError
 from engine.events import Progress, Toggles
-from engine.image_checks import ImageCache, leaving_findings
+from engine.image_checks import ImageCache
 from engine.machine_checks import expected_precision, find_machine, machine_findings
 from engine.model_facts import TYPICAL, ModelFacts
 from engine.runs_checks import caches_of, checkpoint_bytes, disk_findings
@@ -123,7 +123,6 @@ def _examine_training_set(report: Report, table: Preset, splits: dict[str, Split
 def _examine_images(report: Report, splits: dict[str, Split], caches: Path, progress: TellProgress, *, decode: bool) -> None:
     cache = ImageCache(caches, next(iter(splits.values())).root)
     for name, split in splits.items():
-        report.findings += leaving_findings(split)
         problems = cache.look(split, partial(progress, f"images {name}"), decode=decode)
         told = [f"{problem}. Put it right, or take it out of {split.json.name}" for problem in problems[:MOST_SHOWN]]
         more = [f"{split.json}: {len(problems) - MOST_SHOWN} more of its images have mistakes"] if len(problems) > MOST_SHOWN else []

@@ -15,6 +15,8 @@ EXIT_FAILED = 1
 EXIT_REQUEST = 2
 EXIT_STOPPED = 3
 EXIT_INTERRUPTED = 130
+LONGEST = 4000
+"""Characters of one problem: it may quote a file's content, which may be anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Problem:
     def __str__(self) -> str:
         place = self.file + (f":{self.line}" if self.file and self.line else "")
         text = ": ".join(part for part in (place, self.key, self.message) if part)
-        return f"{text}. {self.fix[:1].upper()}{self.fix[1:]}" if self.fix else text
+        text = f"{text}. {self.fix[:1].upper()}{self.fix[1:]}" if self.fix else text
+        return text if len(text) <= LONGEST else f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}"
 
 
 class RequestError(Exception):

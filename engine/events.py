@@ -190,7 +190,7 @@ def encode(event: AnyEvent) -> bytes:
 
 
 def decode(line: bytes) -> AnyEvent:
-    """The event of one line. Raises msgspec.DecodeError (a ValueError) for anything else."""
+    """The event of one line. Raises ValueError or RecursionError for anything else."""
     return _decoder.decode(line)
 
 
@@ -201,6 +201,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.last_seq = 0
         if path.exists():
             reader = EventReader(path)
@@ -210,11 +211,16 @@ class EventLog:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def append(self, event: AnyEvent) -> None:
-        """Raises OSError where the line cannot be written whole (a full disk)."""
+        """Raises OSError where the line cannot be written whole (a full disk); the log is then what it was before."""
         line = encode(event) + b"\n"
-        written = os.write(self._descriptor, line)
-        if written != len(line):
-            os.write(self._descriptor, line[written:])
+        whole = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written != len(line):
+                os.write(self._descriptor, line[written:])
+        except OSError as error:
+            os.truncate(self._descriptor, whole)  # the next line must not go on where this one broke off
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         self.last_seq = event.seq
 
     def close(self) -> None:
@@ -228,6 +234,7 @@ class EventReader:
         self.path = path
         self.offset = 0
         self.unreadable = 0
+        self._classes: int | None = None
 
     def read(self, limit_bytes: int | None = None) -> list[AnyEvent]:
         """Whole lines since the last call, at most about `limit_bytes` of them. A log not yet there is empty."""
@@ -244,7 +251,20 @@ class EventReader:
         events = []
         for line in whole.splitlines():
             try:
-                events.append(decode(line))
-            except ValueError:
+                event = decode(line)
+            except (ValueError, RecursionError):
+                self.unreadable += 1
+                continue
+            if self._fits(event):
+                events.append(event)
+            else:
                 self.unreadable += 1
         return events
+
+    def _fits(self, event: AnyEvent) -> bool:
+        """Whether its arrays go by the classes of the run: everybody indexes them so."""
+        if isinstance(event, RunStarted):
+            self._classes = len(event.classes)
+        if not isinstance(event, Validation):
+            return True
+        return len(event.IoU) == len(event.class_acc) == len(event.support) and self._classes in (None, len(event.IoU))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 from engine.errors import RunError
 from engine.system import out_of_memory_kills
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CANNOT_WRITE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def in_one_line(error: Exception, kills_before: int | None) -> str:
@@ -11,6 +16,9 @@ def in_one_line(error: Exception, kills_before: int | None) -> str:
     text = str(error).strip()
     if isinstance(error, RunError):
         return text
+    if isinstance(error, OSError) and error.errno in CANNOT_WRITE and error.filename:
+        fix = "Free some space" if error.errno in DISK_FULL else "Make it writable"
+        return f"{error.filename} could not be written: {error.strerror}. {fix}; what was saved before is whole"
     if "DataLoader worker" in text:
         killed = (out_of_memory_kills() or 0) > (kills_before or 0)
         cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""

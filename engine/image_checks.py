@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,6 @@ import msgspec
 from PIL import Image
 
 from engine import atomic
-from engine.checkup import Finding
 from engine.coco import Split, image_problem
 from engine.images import ImageError, displayed_size, read_rgb
 
@@ -49,7 +48,7 @@ class ImageCache:
         self._changed = False
         try:
             kept = msgspec.msgpack.decode(self._file.read_bytes(), type=_Kept)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError, RecursionError):
             return
         if kept.format == FORMAT:
             self.images = kept.images
@@ -90,32 +89,6 @@ class ImageCache:
         if known is not None and known.size == tuple(size):
             return known
         return image_problem(path, list(size)) or f"{path} changed while it was looked at"
-
-
-def leaving_findings(split: Split) -> list[Finding]:
-    """Images that are not below the data set's folder."""
-    names = list(_leaving(split.root, split.file_names))
-    if not names:
-        return []
-    fix = "Copy them into it: a json from elsewhere could name any file of yours"
-    return [Finding("warning", "images", f"{split.json}: images outside data.root: {len(names)} (the first: {names[0]!r}). {fix}")]
-
-
-def _leaving(root: Path, names: Sequence[str]) -> Iterator[str]:
-    """Those file names that lead out of the folder: absolute, through `..`, or by a link."""
-    inside = os.path.realpath(root)
-    folders: dict[str, str] = {}
-    for name in names:
-        if "\0" in name:
-            continue  # no file has it
-        path = os.path.join(root, name)  # noqa: PTH118  thousands of them
-        folder = os.path.dirname(path)  # noqa: PTH120
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        is_link = os.path.islink(path)  # noqa: PTH114
-        target = os.path.realpath(path) if is_link else f"{folders[folder]}/"
-        if not target.startswith(inside.rstrip("/") + "/"):
-            yield name
 
 
 def _look_at(path: str, status: os.stat_result, *, decode: bool) -> ImageFacts:

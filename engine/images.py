@@ -28,10 +28,7 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
     """
     content = _content(path)
     if _is_whole_opaque(content):
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise ImageError(f"{path} cannot be decoded as an image")
-        return cast(NDArray[np.uint8], image)
+        return _read_with_opencv(path, content)
     return _read_with_pillow(path, content)
 
 
@@ -91,7 +88,14 @@ def _read_with_pillow(path: Path | str, content: bytes) -> NDArray[np.uint8]:
     try:
         return read_with_pillow(path)
     except UnidentifiedImageError:
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if decoded is None:
-            raise ImageError(f"{path} is not an image that can be read") from None
-        return cast(NDArray[np.uint8], decoded)
+        return _read_with_opencv(path, content)
+
+
+def _read_with_opencv(path: Path | str, content: bytes) -> NDArray[np.uint8]:
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        raise ImageError(f"{path} is too large to be read safely, or is damaged") from None
+    if image is None:
+        raise ImageError(f"{path} is not an image that can be read")
+    return cast(NDArray[np.uint8], image)

@@ -11,7 +11,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing import resource_tracker
 from typing import Protocol
 
@@ -222,20 +222,26 @@ def wait_until_over(run: RunFolder, wait_s: float) -> RunRecord:
     """The record once the run's process has gone, or after `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     record = run.read()
-    while time.monotonic() < deadline and process_is(record.pid, record.pid_started):
+    while time.monotonic() < deadline and process_is(record.pid, record.pid_started, record.booted):
         time.sleep(0.1)
     return run.read()
 
 
 def conclude(run: RunFolder, state: State, cause: str) -> RunEnded:
-    """Write the end that a dead worker could not write; it was the files' only writer, and it is gone."""
+    """Write the end that a dead worker could not write; it was the files' only writer, and it is gone.
+
+    Where they cannot be written the event is told all the same: a record of a process that is gone reads as lost.
+    """
     record = run.read()
-    log = EventLog(run.events)
-    event = RunEnded(state=state, error=cause, seq=log.last_seq + 1, time=time.time())
-    log.append(event)
-    log.close()
+    event = RunEnded(state=state, error=cause, time=time.time())
     record.state, record.error, record.ended = state, cause, event.time
-    run.write(record)
+    try:
+        with closing(EventLog(run.events)) as log:
+            event.seq = log.last_seq + 1
+            log.append(event)
+        run.write(record)
+    except OSError as error:
+        event.error = f"{cause}; and this could not be written to {run.path}: {error.strerror}"
     return event
 
 

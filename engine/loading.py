@@ -71,7 +71,8 @@ def _load_old(path: Path, preset: Preset | None) -> Loaded:
         raise RequestError(Problem("is a checkpoint of the old kind, which does not describe itself", file=str(path), fix=fix))
     weights = _unpickled_weights(path)
     root = ensure_sample() if preset.data.root == "sample" else Path(preset.data.root)
-    classes = read_split(root, preset.data.train, preset.data.background).classes
+    data = preset.data
+    classes = read_split(root, data.train, data.background, allow_outside=data.allow_outside).classes
     # The baseline's Normalize had ImageNet's numbers, whatever the encoder.
     return Loaded(path, _fill(path, preset, len(classes), weights), preset, classes, IMAGENET_MEAN, IMAGENET_STD)
 

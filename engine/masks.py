@@ -35,24 +35,42 @@ def mask_cache(split: Split, overlap: Overlap, folder: Path, workers: int, progr
     """
     name = hashlib.sha256(f"{FORMAT} {split.digest} {split.background} {overlap}".encode()).hexdigest()[:20]
     final = folder / f"masks-{name}"
-    if final.exists():
-        return MaskCache(final)
+    if kept := _kept(final, split):
+        return kept
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".masks-{name}."))
     except OSError as error:
-        raise RequestError(
-            Problem(f"cannot be written: {error.strerror}", file=str(folder.parent), fix="name another folder with --runs")
-        ) from None
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".masks-{name}."))
+        raise _cannot_be_written(folder, error) from None
     try:
         _draw(split, overlap, temporary, workers, progress)
         temporary.rename(final)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
+            raise _cannot_be_written(folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return MaskCache(final)
+
+
+def _cannot_be_written(folder: Path, error: OSError) -> RequestError:
+    fix = "free some space there, or name another folder with --runs"
+    return RequestError(Problem(f"cannot be written: {error.strerror or error}", file=str(folder.parent), fix=fix))
+
+
+def _kept(folder: Path, split: Split) -> MaskCache | None:
+    """None where there is none, or only a damaged one, which is then taken away."""
+    try:
+        kept = MaskCache(folder)
+        if kept.is_of(split.sizes, len(split.classes)):
+            return kept
+    except FileNotFoundError:
+        if not folder.exists():
+            return None
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(folder)
+    return None
 
 
 def run_lengths(labels: NDArray[np.uint8]) -> Runs:

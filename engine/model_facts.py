@@ -64,7 +64,7 @@ def known(caches: Path, table: ModelTable, classes: int) -> ModelFacts | None:
     """What was measured before; None where nothing was, or by another version."""
     try:
         facts = msgspec.json.decode(_file(caches, table, classes).read_bytes(), type=ModelFacts)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError):
         return None
     return facts if facts.format == FORMAT else None
 

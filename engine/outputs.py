@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -189,7 +188,7 @@ def _lock(places: Places) -> RunLock:
 
 def _of_a_killed_run(places: Places) -> set[str]:
     """Files that a run put in place before it was killed: its record was complete, its folder not yet renamed."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         files = read_record(places.work).files
         return {*files.values(), *(str(sidecar_path(Path(files[kind]))) for kind in files if kind == "probabilities")}
     return set()

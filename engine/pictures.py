@@ -55,7 +55,7 @@ def read_named_split(data: DataTable, split: str) -> Split:
     name = {"train": data.train, "val": data.val, "test": data.test}.get(split, split)
     if not name.endswith(".json"):
         raise RequestError(Problem(f"there is no split {split!r}", key="--split", fix="write train, val, test, or a json's name"))
-    return read_split(root, name, data.background)
+    return read_split(root, name, data.background, allow_outside=data.allow_outside)
 
 
 def _read_folder(folder: Path, data: DataTable, progress: Callable[[int, int], None]) -> Split:

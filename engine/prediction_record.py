@@ -89,5 +89,5 @@ class PredictionRecord(msgspec.Struct, kw_only=True):
 
 
 def read_record(folder: Path) -> PredictionRecord:
-    """Raises OSError where there is none, msgspec.MsgspecError where it is of another kind."""
+    """Raises OSError where there is none, ValueError or RecursionError where it is of another kind."""
     return msgspec.json.decode((folder / NAME).read_bytes(), type=PredictionRecord)

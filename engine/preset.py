@@ -31,6 +31,7 @@ FIELDS = {
     "optimizer": set(OptimizerTable.model_fields),
     "scheduler": set(SchedulerTable.model_fields),
 }
+MOST_SHOWN = 20
 BUILT_IN = Path(__file__).parent.parent / "presets"
 
 
@@ -62,20 +63,32 @@ class Draft:
     preset: Preset | None
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Preset:
+class ProgramNotRun(RequestError):
+    """The preset is a program, or extends one, and whoever asked did not say that it may run."""
+
+
+def load(
+    path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None, *, run_programs: bool = True
+) -> Preset:
     """The resolved preset of a file, or of a built-in preset's name. Raises RequestError with every mistake found."""
-    found = draft(path, overrides, environment)
+    found = draft(path, overrides, environment, run_programs=run_programs)
     if found.preset is None:
-        problems = [problem for _, problem in found.mistakes]
-        raise RequestError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0, problem.key)))
+        problems = sorted((problem for _, problem in found.mistakes), key=lambda problem: (problem.file, problem.line or 0, problem.key))
+        more = [Problem(f"and {len(problems) - MOST_SHOWN} more mistakes", file=str(path))] if len(problems) > MOST_SHOWN else []
+        raise RequestError([*problems[:MOST_SHOWN], *more])
     return found.preset
 
 
-def draft(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Draft:
-    """As `load`, for one who is still writing. Raises RequestError where a file cannot be read or an override has no place."""
+def draft(
+    path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None, *, run_programs: bool = True
+) -> Draft:
+    """As `load`, for one who is still writing. Raises RequestError where a file cannot be read or an override has no place.
+
+    Without `run_programs` it raises ProgramNotRun where a file is Python: for presets that nobody named.
+    """
     environment = os.environ if environment is None else environment
     file = find(path)
-    layers = _read_chain(file)
+    layers = _read_chain(file, run_programs=run_programs)
     if root := environment.get("SEGTUI_DATA"):
         layers.append(Layer("SEGTUI_DATA", {"data": {"root": root}}))
     merged = _merge(layers)
@@ -128,7 +141,7 @@ def from_dict(table: dict[str, Any]) -> Preset:
     return Preset.model_validate(table)
 
 
-def _read_chain(file: Path) -> list[Layer]:
+def _read_chain(file: Path, *, run_programs: bool) -> list[Layer]:
     """The preset's layers, bases first."""
     layers: list[Layer] = []
     chain: list[Path] = []
@@ -145,6 +158,8 @@ def _read_chain(file: Path) -> list[Layer]:
                 )
             )
         chain.append(file.resolve())
+        if file.suffix == ".py" and not run_programs:
+            raise ProgramNotRun(Problem("is a program: reading it runs it", file=str(file)))
         layer = _read(file)
         layers.append(layer)
         base = layer.table.pop("extends", None)
@@ -154,8 +169,8 @@ def _read_chain(file: Path) -> list[Layer]:
         if not isinstance(base, str):
             raise RequestError(Problem("wants a file name", file=layer.name, key="extends", line=line, fix='write extends = "base.toml"'))
         file = file.parent / base
-        if not file.is_file():
-            beside = [each.name for each in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        if not os.path.isfile(file):  # noqa: PTH113  as above
+            beside = [each.name for each in _beside(file) if each.suffix == ".toml"]
             raise RequestError(
                 Problem(f"there is no file {base!r} beside it", file=layer.name, key="extends", line=line, fix=did_you_mean(base, beside))
             )
@@ -179,7 +194,7 @@ def _override(text: str, merged: dict[str, Any]) -> Layer:
         raise RequestError(Problem("is not KEY=VALUE", file=name, fix="write for example --set train.epochs=10"))
     try:
         value = tomllib.loads(f"value = {value_text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError is one; a number of thousands of digits is another
         value = value_text.strip()
     if parts == ["extends"]:
         raise RequestError(Problem("cannot be overridden", file=name, key="extends", fix="write it in the file"))

@@ -172,7 +172,7 @@ def _read_sidecar(path: Path, shape: tuple[int, int, int, int]) -> Sidecar | Non
         sidecar = msgspec.json.decode(file.read_bytes(), type=Sidecar)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(Problem(f"does not describe {path.name}: {error}", file=str(file))) from None
     described = (len(sidecar.images), len(sidecar.classes), *sidecar.size)
     if described != shape:

@@ -26,7 +26,7 @@ class Reporter:
     """Numbers events, appends them to the log and offers them to the queue, which drops what nobody takes.
 
     Called from several threads. Before a run has its log, events are offered without a number (0) and kept; they are
-    the log's first.
+    the log's first. Raises OSError where the log cannot be written; the listener is told all the same.
     """
 
     def __init__(self, listener: Queue | None) -> None:
@@ -48,12 +48,20 @@ class Reporter:
             if self._log is None:
                 self._early.append(event)
             else:
-                self._append(self._log, event)
-            if self._listener is not None:
-                with contextlib.suppress(queue.Full):
-                    self._listener.put_nowait(encode(event))
+                try:
+                    self._append(self._log, event)
+                except OSError:
+                    event.seq = 0  # it is not in the log, and its number will be another's
+                    self._offer(event)
+                    raise
+            self._offer(event)
         for sink in self.sinks:
             sink(event)
+
+    def _offer(self, event: AnyEvent) -> None:
+        if self._listener is not None:
+            with contextlib.suppress(queue.Full):
+                self._listener.put_nowait(encode(event))
 
     def open(self, log: EventLog) -> int:
         """From now on everything goes to `log`, after what it has. Returns the number of the next event."""

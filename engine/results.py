@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from engine.errors import Problem, RequestError
 from engine.prediction_record import FORMAT, NAME, PredictionRecord, read_record
 from engine.run import all_runs
@@ -54,8 +52,8 @@ def read_result(folder: Path) -> Result:
         record = read_record(folder)
     except OSError as error:
         return Result(folder, None, f"{folder / NAME} cannot be read: {error.strerror}")
-    except msgspec.MsgspecError as error:
-        return Result(folder, None, f"{folder / NAME} is not a prediction's record: {error}")
+    except (ValueError, RecursionError) as error:
+        return Result(folder, None, f"{folder / NAME} is not a prediction's record: {str(error)[:300]}")
     if record.format > FORMAT:
         return Result(folder, None, f"{folder / NAME} is of a newer segtui ({record.segtui})")
     return Result(folder, record)

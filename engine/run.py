@@ -27,7 +27,9 @@ SILENT_S = 60.0
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """run.json. Times are unix seconds; `pid_started` tells a process from a later one with the same number."""
+    """run.json. Times are unix seconds. `pid_started` tells a process from a later one with the same number; `booted` is the
+    system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept).
+    """
 
     format: int = FORMAT
     name: str
@@ -38,6 +40,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     host: str
     pid: int
     pid_started: float
+    booted: float = 0.0
     created: float
     ended: float | None = None
     epoch: int = 0
@@ -93,7 +96,7 @@ class RunFolder:
             record = msgspec.json.decode(file.read_bytes(), type=RunRecord)
         except OSError as error:
             raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(Problem(f"is not a run's record: {error}", file=str(file))) from None
         if record.state in ("running", "queued") and not self._is_alive(record):
             record.state = "lost"
@@ -105,18 +108,22 @@ class RunFolder:
 
     def _is_alive(self, record: RunRecord) -> bool:
         if record.host == socket.gethostname():
-            return process_is(record.pid, record.pid_started)
+            return process_is(record.pid, record.pid_started, record.booted)
         try:
             return time.time() - self.events.stat().st_mtime < SILENT_S
         except FileNotFoundError:
             return time.time() - record.created < SILENT_S
 
 
-def process_is(pid: int, started: float) -> bool:
-    """Whether `pid` runs and is the process that started then (a number is used again after some time)."""
+def process_is(pid: int, started: float, booted: float = 0.0) -> bool:
+    """Whether `pid` runs and is the process that started then (a number is used again after some time).
+
+    `booted` is the system's start by the clock that told `started`: where that clock has been put forward or back since, both moved.
+    """
     try:
         process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
+        moved = psutil.boot_time() - booted if booted else 0.0
+        return bool(abs(process.create_time() - moved - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

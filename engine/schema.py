@@ -49,6 +49,8 @@ class DataTable(Table):
     """COCO json of the validation split, relative to root."""
     test: str = "test.json"
     """COCO json of the test split, relative to root."""
+    allow_outside: bool = False
+    """Whether the json files may name images that are not below root: by an absolute path, through `..`, or by a link."""
     background: Literal["class", "ignore"] = "class"
     """"class": class 0 is Background. "ignore": pixels without annotation are 255 and count nowhere."""
     overlap: Literal["area", "vertices"] = "area"

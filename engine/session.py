@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -26,7 +27,7 @@ from engine.dataset import start_workers
 from engine.device import device_name
 from engine.errors import Problem, RequestError, Stopped
 from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, State
-from engine.failures import in_one_line
+from engine.failures import CANNOT_WRITE, in_one_line
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
@@ -52,11 +53,15 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
     try:
         return Session(setup, run, resumed, report, stop_asked)
-    except BaseException:
+    except BaseException as error:
         if resumed:
-            run.write(resumed.record)
+            with contextlib.suppress(OSError):  # it says what it said before where it cannot be written
+                run.write(resumed.record)
         else:
             shutil.rmtree(run.path, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            fix = "free some space there, or name another folder with --runs"
+            raise RequestError(Problem(f"cannot be written: {error.strerror}", file=str(run.path), fix=fix)) from None
         raise
 
 
@@ -95,34 +100,54 @@ class Session:
         return self.record.ended is not None
 
     def end_at_once(self) -> None:
-        self.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
-        os._exit(errors.EXIT_INTERRUPTED)
+        try:
+            self.end("stopped", "ended at once by a second signal; the steps since the last saved state are not kept")
+        finally:
+            os._exit(errors.EXIT_INTERRUPTED)
 
     def run_to_end(self) -> int:
         """Train until something ends it; the exit code."""
-        self.report(self._started())
-        for text in self.setup.warnings:
-            self.report(Message(level="warning", text=text))
-        for text in self.setup.notes:
-            self.report(Message(level="info", text=text))
         heartbeat = Heartbeat(self.report)
         try:
-            self.trainer.train()
-            self.keep_last()
-            self.end("finished")
-            return errors.EXIT_DONE
-        except Stopped:
-            self.keep_resume()
-            self.end("stopped")
-            return errors.EXIT_STOPPED
+            self.tell_start()
+            state = self.train_and_save()
+            self.end(state)
+            return errors.EXIT_DONE if state == "finished" else errors.EXIT_STOPPED
         except Exception as error:  # noqa: BLE001  whatever it was: the record, the log and the listener must have it
-            traceback.print_exc()
-            self.end("failed", self._explained(error), traceback.format_exc())
+            self.fail(error)
             return errors.EXIT_FAILED
         finally:
             heartbeat.stop()
             self.close_loaders()
             self.tracker.finish(failed=self.record.state == "failed")
+
+    def tell_start(self) -> None:
+        self.report(self._started())
+        for text in self.setup.warnings:
+            self.report(Message(level="warning", text=text))
+        for text in self.setup.notes:
+            self.report(Message(level="info", text=text))
+
+    def train_and_save(self) -> State:
+        """Raises whatever ends the training, or the saving, badly."""
+        try:
+            self.trainer.train()
+        except Stopped:
+            self.keep_resume()
+            return "stopped"
+        self.keep_last()
+        return "finished"
+
+    def fail(self, error: Exception) -> None:
+        """Say why it ended wherever that can still be written: the disk may be what failed."""
+        cause, trace = self._explained(error), traceback.format_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        try:
+            self.end("failed", cause, trace)
+        except OSError:  # the record could not be written; the log or the listener may still take it
+            with contextlib.suppress(OSError):
+                self.report(RunEnded(state="failed", error=cause, traceback=trace))
 
     def close_loaders(self) -> None:
         """Let the loader workers end in their own way; what does not is killed with the process."""
@@ -243,6 +268,7 @@ class Session:
             host=socket.gethostname(),
             pid=process.pid,
             pid_started=process.create_time(),
+            booted=psutil.boot_time(),
             created=time.time(),
             epoch=self.trainer.at.epoch - 1,
             epochs=setup.preset.train.epochs,
@@ -326,9 +352,13 @@ def remove_leftovers(run: RunFolder) -> None:
 
 
 def _preset_hash(table: Preset) -> str:
-    """Of what decides the weights. Where the data lies, and how it is tracked, do not."""
-    values = table.model_dump(exclude={"name", "wandb", "debug"})
-    del values["data"]["root"]
+    """Of what decides the weights. Where the data lies, and how it is tracked, do not.
+
+    Values at their default are left out: a later version that adds a field must be able to resume.
+    """
+    values = table.model_dump(exclude={"name", "wandb", "debug"}, exclude_defaults=True)
+    for key in ("root", "allow_outside"):
+        values.get("data", {}).pop(key, None)
     return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 

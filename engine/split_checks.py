@@ -16,6 +16,7 @@ from engine.checkup import Finding
 from engine.coco import IGNORED, Split, read_split
 from engine.errors import Problem, RequestError
 from engine.events import Toggles
+from engine.inside import check_inside
 from engine.mask_cache import MaskCache
 from engine.masks import mask_cache
 from engine.schema import Preset
@@ -67,10 +68,12 @@ def split_facts(
     try:
         facts = msgspec.msgpack.decode(kept.read_bytes(), type=SplitFacts)
         if facts.format == FORMAT:
+            if not preset.data.allow_outside:  # links can change where the json does not
+                check_inside(root, root / name, facts.file_names)
             return facts
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError):
         pass  # the first time, or it is of another version
-    split = read_split(root, name, preset.data.background)
+    split = read_split(root, name, preset.data.background, allow_outside=preset.data.allow_outside)
     findings = annotation_findings(root, name, preset.data)
     annotations = sum(map(len, split.annotations))
     if toggles.debug and which != "test":

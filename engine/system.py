@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,11 @@ class Heartbeat:
         devices = gpus()
         psutil.cpu_percent()
         while not self._stop.wait(HEARTBEAT_S):
-            self._report(
-                System(cpu=psutil.cpu_percent() / 100, ram=psutil.virtual_memory().percent / 100, gpu=[_gpu(device) for device in devices])
+            system = System(
+                cpu=psutil.cpu_percent() / 100, ram=psutil.virtual_memory().percent / 100, gpu=[_gpu(device) for device in devices]
             )
+            with contextlib.suppress(OSError):  # the log cannot be written: the trainer finds out at its next event, and ends the run
+                self._report(system)
 
 
 def gpus() -> list[Any]:

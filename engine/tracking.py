@@ -210,6 +210,7 @@ class Tracker:
         import wandb
 
         settings = self._wandb_settings(mode)
+        (self._settings.folder / "wandb").mkdir(mode=0o700, exist_ok=True)  # its own logs are there
         wandb.setup(settings)
         # After wandb's own exit hook, so that it runs before it: that one waits for the service without end.
         atexit.unregister(self.finish)

@@ -21,7 +21,7 @@ def data_root(preset: Preset) -> Path:
 def read_data(preset: Preset, toggles: Toggles) -> tuple[Split, Split]:
     """The training and validation splits, or their debug subsets. Raises RequestError."""
     data, root = preset.data, data_root(preset)
-    train, val = (read_split(root, name, data.background) for name in (data.train, data.val))
+    train, val = (read_split(root, name, data.background, allow_outside=data.allow_outside) for name in (data.train, data.val))
     same_classes(train, val)
     check_annotated(train, sum(map(len, train.annotations)))
     if toggles.debug:

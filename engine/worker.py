@@ -185,7 +185,7 @@ def _detach_streams() -> int:
 def _log_to(path: Path, early_output: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)  # for the user alone: libraries write here what they like
     os.lseek(early_output, 0, os.SEEK_SET)
     while block := os.read(early_output, 1 << 16):
         os.write(log, block)

@@ -244,35 +244,35 @@ def image_without_annotation(data: DataSet) -> Words:
     return f"train.json: images without annotation: 1 (the first: {first['file_name']!r})", "leave them out"
 
 
-@defect("warning", "images")
+@defect("error", "train json")
 def path_that_climbs_out(data: DataSet) -> Words:
     shutil.copyfile(data.image(), data.root.parent / "outside.png")
     data.json["train"]["images"][0]["file_name"] = "../outside.png"
-    return "train.json: images outside data.root: 1 (the first: '../outside.png')", "Copy them into it"
+    return "train.json: names images outside of data.root: '../outside.png'", "data.allow_outside = true"
 
 
-@defect("warning", "images")
+@defect("error", "train json")
 def absolute_path(data: DataSet) -> Words:
     outside = shutil.copyfile(data.image(), data.root.parent / "outside.png")
     data.json["train"]["images"][0]["file_name"] = str(outside)
-    return f"train.json: images outside data.root: 1 (the first: {str(outside)!r})", "Copy them into it"
+    return f"train.json: names images outside of data.root: {str(outside)!r}", "data.allow_outside = true"
 
 
-@defect("warning", "images")
+@defect("error", "train json")
 def link_that_leads_out(data: DataSet) -> Words:
     data.image().rename(data.root.parent / "outside.png")
     data.image().symlink_to(data.root.parent / "outside.png")
-    return "train.json: images outside data.root: 1", data.json["train"]["images"][0]["file_name"], "Copy them into it"
+    return "train.json: names images outside of data.root", data.json["train"]["images"][0]["file_name"], "data.allow_outside = true"
 
 
-@defect("warning", "images")
+@defect("error", "train json")
 def linked_folder_that_leads_out(data: DataSet) -> Words:
     outside = data.root.parent / "elsewhere"
     outside.mkdir()
     shutil.copyfile(data.image(), outside / "a.png")
     (data.root / "linked").symlink_to(outside)
     data.json["train"]["images"][0]["file_name"] = "linked/a.png"
-    return "train.json: images outside data.root: 1 (the first: 'linked/a.png')", "Copy them into it"
+    return "train.json: names images outside of data.root: 'linked/a.png'", "data.allow_outside = true"
 
 
 # Images

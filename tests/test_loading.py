@@ -316,7 +316,7 @@ DESCRIPTIONS = {
 def test_checkpoint_whose_description_is_wrong_is_refused(
     whole: bytes, tmp_path: Path, changes: dict[str, Any], says: tuple[str, ...]
 ) -> None:
-    header = described(whole)
+    header = described(whole) | {"checksum": None}  # it would tell the change before the loader looks
     for key, value in changes.items():
         table = header
         *parents, last = key.split(".")

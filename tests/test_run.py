@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -168,7 +169,7 @@ def header(mIoU: float | None = 0.5, **changes: Any) -> CheckpointHeader:
 def test_weights_and_header_come_back(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     save_weights(path, WEIGHTS, header())
-    assert read_header(path) == header()
+    assert msgspec.structs.replace(read_header(path), checksum=None) == header()
     loaded = load_weights(path)
     assert loaded.keys() == WEIGHTS.keys()
     for name, tensor in WEIGHTS.items():

@@ -17,12 +17,15 @@ from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.events import Resize
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from engine.errors import RequestError
 from engine.run import RunFolder, all_runs
+from engine.visible import visible, visible_lines
 from tui import clipboard, themes
 from tui.commands import Commands
+from tui.line_filter import HARMLESS
 from tui.memory import remember_theme, remembered
 from tui.places import state_folder
 from tui.screens.help import HelpScreen
@@ -201,7 +204,10 @@ class SegtuiApp(App[None]):
             self.push_screen(HelpScreen(list(self.screen.active_bindings.values())))
 
     def tell(self, error: RequestError) -> None:
-        self.notify(str(error), severity="error", timeout=10, markup=False)
+        self.notify(visible_lines(str(error)), severity="error", timeout=10, markup=False)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), HARMLESS]
 
     def _fatal_error(self) -> None:
         """A defect of ours: the traceback goes to a file, not over the terminal."""
@@ -227,7 +233,8 @@ def _logged(text: str) -> str:
     """One line on what was thrown, and where all of it is."""
     file = state_folder() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)  # a traceback quotes what it fell over
         file.write_text(text)
     except OSError:
         return text
@@ -240,7 +247,7 @@ def run_app(runs: Path, *, theme: str = "", keys: Mapping[str, str] | None = Non
     app = SegtuiApp(runs, theme=theme or remembered().theme, keys=keys)
     app.run()
     for line in (*([app.crash] if app.crash else []), *app.live()):
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if app.launched:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +18,10 @@ from engine.errors import EXIT_DONE, EXIT_REQUEST
 from engine.events import Progress, Toggles
 from engine.palette import class_colours
 from engine.schema import Preset
+from engine.visible import visible
 from tui.headless_view import bar
 from tui.run_state import clock
+from tui.terminal import Terminal
 
 QUIET_S = 2.0
 """What is quicker than this shows no bar."""
@@ -45,7 +46,7 @@ def check(name: str, overrides: Sequence[str], runs: Path, *, debug: bool, priva
 
 
 def _follow(checkup: Checkup) -> Report:
-    console, began = Console(stderr=True), time.monotonic()
+    console, began = Terminal(stderr=True), time.monotonic()
     with ExitStack() as ending:
         ending.callback(checkup.stop)
         live: Live | None = None
@@ -68,7 +69,7 @@ def _bar(progress: Progress) -> Table:
 
 def _print(report: Report, table: Preset, toggles: Toggles) -> None:
     is_terminal = sys.stdout.isatty()
-    console = Console(highlight=False) if is_terminal else Console(width=100, color_system=None, force_terminal=False, highlight=False)
+    console = Terminal(highlight=False) if is_terminal else Terminal(width=100, color_system=None, force_terminal=False, highlight=False)
     _print_rows(console, [(Text(f"{name:<8}", "dim"), Text(visible(value))) for name, value in _summary(report, table, toggles)])
     if any(report.pixels.values()):
         console.print()
@@ -81,7 +82,7 @@ def _print(report: Report, table: Preset, toggles: Toggles) -> None:
     console.print(verdict(report), soft_wrap=True)
 
 
-def _print_rows(console: Console, rows: list[tuple[Text, Text]]) -> None:
+def _print_rows(console: Terminal, rows: list[tuple[Text, Text]]) -> None:
     """Two columns on a terminal; for another program a line each, however long."""
     if not console.is_terminal:
         for left, right in rows:
@@ -174,8 +175,3 @@ def verdict(report: Report) -> Text:
     if told:
         return Text.assemble(("can be launched", "bold yellow"), f": {told}{took}")
     return Text.assemble(("nothing wrong", "bold green"), took)
-
-
-def visible(text: str) -> str:
-    """Names come from files: what a terminal would obey is shown as its code."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode() for each in text)

@@ -88,7 +88,7 @@ def details(row: CheckpointRow) -> Text:
         class_style = "rgb({},{},{})".format(*colour)
         text.append("■ ", style=class_style)
         text.append(f"{name}{' ' * (width - cell_len(name))}  {score(iou)}  ")
-        text.append("█" * round((iou or 0) * BAR_CELLS) + "\n", style=class_style)
+        text.append("█" * round(min(iou or 0, 1) * BAR_CELLS) + "\n", style=class_style)
     data = header.preset.get("data", {})
     text.append(f"\nmodel   {model(row)}\npreset  {header.preset.get('name', '')}\ndata    {data.get('root', '')}\n", style="dim")
     text.append(f"size    {row.size / 2**20:.1f} MiB\nsegtui  {header.segtui}\n{row.path}", style="dim")

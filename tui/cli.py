@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
 from engine.views import DEFAULT
+from engine.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     from tui.config import Config
@@ -45,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except RequestError as error:
         for problem in error.problems:
-            print("segtui: " + " ".join(str(problem).splitlines()), file=sys.stderr)
+            print("segtui: " + visible(" ".join(str(problem).splitlines())), file=sys.stderr)
         return EXIT_REQUEST
     except RunError as error:
-        print(f"segtui: {error}", file=sys.stderr)
+        print(f"segtui: {visible_lines(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

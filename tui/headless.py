@@ -16,6 +16,7 @@ from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Problem, Req
 from engine.events import AnyEvent, RunEnded, Toggles, encode
 from engine.launch import Attached, Followed, Launched
 from engine.run import RunFolder, check_resumable, find_run
+from engine.visible import visible
 from engine.worker import AnyRequest, Request
 
 POLL_S = 0.2
@@ -44,7 +45,7 @@ def resume(name: str, runs: Path, *, as_json: bool) -> int:
     if record.state in ("running", "queued"):
         raise RequestError(Problem("is running", file=str(run.path), fix=f"watch it: segtui attach {run.path}"))
     check_resumable(run, record)
-    table = preset.load(run.preset, environment={})
+    table = preset.load(run.preset, environment={}, run_programs=False)
     request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
     return _launch(request, as_json=as_json)
 
@@ -58,7 +59,7 @@ def attach(name: str, runs: Path, *, as_json: bool) -> int:
     ended = _follow(followed, view, left)
     view.close(run)
     if ended is None:
-        print(f"left {run.path} running", file=sys.stderr)
+        print(f"left {visible(str(run.path))} running", file=sys.stderr)
         return EXIT_DONE
     return launch.exit_code(ended)
 
@@ -66,11 +67,11 @@ def attach(name: str, runs: Path, *, as_json: bool) -> int:
 def stop(name: str, runs: Path) -> int:
     run = find_run(name, runs)
     launch.stop(run)
-    print(f"asked {run.path} to stop after its step ...", file=sys.stderr)
+    print(f"asked {visible(str(run.path))} to stop after its step ...", file=sys.stderr)
     record = launch.wait_until_over(run, wait_s=120)
     if record.state == "running":
         raise RunError(f"{run.path} is still busy with its step; it will stop after it")
-    print(f"{run.path} is {record.state}", file=sys.stderr)
+    print(f"{visible(str(run.path))} is {record.state}", file=sys.stderr)
     return EXIT_DONE
 
 

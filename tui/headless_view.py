@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -20,6 +20,7 @@ from engine.events import AnyEvent, Message, RunEnded, RunStarted, Step, Validat
 from engine.palette import class_colours
 from engine.run import RunFolder
 from tui.run_state import RunState, clock
+from tui.terminal import Terminal
 
 PLAIN_EVERY_S = 10.0
 BAR_CELLS = 12
@@ -29,7 +30,7 @@ class TerminalView:
     """Bars at the bottom, everything that stays above them."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._state = RunState()
         self._note = "starting: importing torch and checking preset and data ..."
         self._live = Live(get_renderable=self._bars, console=self._console, refresh_per_second=4, transient=True)
@@ -42,7 +43,7 @@ class TerminalView:
                 case RunStarted():
                     self._note = ""
                     self._console.print(header(self._state))
-                case Validation():
+                case Validation() if self._state.started:
                     self._console.print(validation_table(self._state))
                 case Message():
                     self._console.print(Text(f"{event.level}: {event.text}", style="yellow" if event.level == "warning" else ""))
@@ -75,7 +76,7 @@ class PlainView:
     """Lines for a log file: a step every ten seconds, every validation, warnings and the end."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, width=100, color_system=None, force_terminal=False, highlight=False)
+        self._console = Terminal(stderr=True, width=100, color_system=None, force_terminal=False, highlight=False)
         self._state = RunState()
         self._told = 0.0
 
@@ -85,13 +86,13 @@ class PlainView:
             match event:
                 case RunStarted():
                     self._print(header(self._state))
-                case Step() if time.monotonic() - self._told > PLAIN_EVERY_S:
+                case Step() if self._state.started and time.monotonic() - self._told > PLAIN_EVERY_S:
                     self._told = time.monotonic()
                     state = self._state
                     assert state.started is not None
                     place = f"epoch {event.epoch}/{state.started.epochs} step {event.step}/{state.total_steps}"
                     self._print(f"{place} · {figures(state)} · {clock(state.seconds_left)} left")
-                case Validation():
+                case Validation() if self._state.started:
                     self._print(validation_table(self._state))
                 case Message():
                     self._print(Text(f"{event.level}: {event.text}"))
@@ -169,7 +170,7 @@ def validation_table(state: RunState) -> Table:
             Text(shown_change(change), style="green" if (change or 0) > 0 else "red" if (change or 0) < 0 else "dim"),
             shown_score(last.class_acc[index]),
             f"{last.support[index] / pixels:.1%}",
-            Text("█" * round((iou or 0) * BAR_CELLS), style=style),
+            Text("█" * round(min(iou or 0, 1) * BAR_CELLS), style=style),
         )
     seen = sum(value is not None for value in last.IoU)
     overall = f"loss {shown_score(last.loss)} · pixel accuracy {shown_score(last.acc)} · fw IoU {shown_score(last.fwavacc)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import msgspec
 
 from engine.errors import EXIT_DONE, RequestError
 from engine.run import all_checkpoints, all_runs
+from engine.visible import visible
 
 
 def runs(folder: Path, *, as_json: bool) -> int:
@@ -73,32 +75,37 @@ def checkpoints(folder: Path, *, as_json: bool) -> int:
 
 def _print_json(rows: Iterable[dict[str, Any]]) -> int:
     for row in rows:
-        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
+        try:
+            line = msgspec.json.encode(row)
+        except UnicodeEncodeError:  # a name that is no UTF-8
+            line = json.dumps(row).encode()
+        sys.stdout.buffer.write(line + b"\n")
     sys.stdout.flush()
     return EXIT_DONE
 
 
 def _nothing(folder: Path, text: str) -> int:
-    print(f"{folder}: {text}", file=sys.stderr)
+    print(f"{visible(str(folder))}: {text}", file=sys.stderr)
     return EXIT_DONE
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """rich's table on a terminal; plain columns, never cut, where another program reads them."""
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from tui.terminal import Terminal
+
     if not sys.stdout.isatty():
-        print("\n".join("\t".join(row) for row in [head, *rows]))
+        print("\n".join("\t".join(map(visible, row)) for row in [head, *rows]))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold", justify="right" if name in ("mIoU", "epoch", "size", "age", "took") else "left")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    Terminal().print(table)
 
 
 def score(value: float | None) -> str:

@@ -26,7 +26,7 @@ def remembered() -> State:
     """What was remembered last; nothing where there is no file, or none that this version can read."""
     try:
         state = msgspec.json.decode((state_folder() / "state.json").read_bytes(), type=State)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return State()
     return state if state.version == VERSION else State()
 

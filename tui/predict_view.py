@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -18,9 +18,11 @@ from engine.events import AnyEvent, Message, Number, PredictionStarted, Predicti
 from engine.palette import class_colours
 from engine.prediction_record import PredictionRecord, Scored
 from engine.run import RunFolder
+from engine.visible import visible
 from tui.headless_view import BAR_CELLS, bar, shown_change, shown_path, shown_score
 from tui.listings import duration
 from tui.run_state import clock
+from tui.terminal import Terminal
 from tui.themes import change_style, level_style, state_style, style
 
 Score = Validation | Scored
@@ -32,7 +34,7 @@ class PredictView:
     """Bars where stderr is a terminal, a line every ten seconds where it is none."""
 
     def __init__(self, *, live: bool) -> None:
-        self._console = Console(stderr=True) if live else Console(stderr=True, width=100, force_terminal=False, highlight=False)
+        self._console = Terminal(stderr=True) if live else Terminal(stderr=True, width=100, force_terminal=False, highlight=False)
         self._note = "starting: checking checkpoints and data ..."
         self._started: PredictionStarted | None = None
         self._progress: Progress | None = None
@@ -111,16 +113,16 @@ def header(started: PredictionStarted) -> RenderableType:
 def print_scores(started: PredictionStarted, scores: Sequence[Validation]) -> None:
     """Tables on a terminal; columns with tabs between, never cut, where another program reads them."""
     if sys.stdout.isatty():
-        console = Console()
+        console = Terminal()
         if len(scores) > 1:
             console.print(summary_table(scores))
         console.print(class_table(started.classes, started.members, scores))
         return
-    names = [each.name for each in scores]
+    names = [visible(each.name) for each in scores]
     print("\t".join(["class", *names, "accuracy", "pixels"]))
     for index, name in enumerate(started.classes):
         cells = [shown_score(each.IoU[index]) for each in scores]
-        print("\t".join([name, *cells, shown_score(scores[-1].class_acc[index]), str(scores[-1].support[index])]))
+        print("\t".join([visible(name), *cells, shown_score(scores[-1].class_acc[index]), str(scores[-1].support[index])]))
     print("\t".join(["mIoU", *(shown_score(each.mIoU) for each in scores), shown_score(scores[-1].mean_acc), str(sum(scores[-1].support))]))
 
 
@@ -160,7 +162,7 @@ def class_table(classes: list[str], members: Sequence[str], scores: Sequence[Sco
             *(Text(shown_change(gain), style=change_style(gain)) for gain in gains),
             shown_score(result.class_acc[index]),
             f"{result.support[index] / pixels:.1%}",
-            Text("█" * round((iou or 0) * cells), style=tone),
+            Text("█" * round(min(iou or 0, 1) * cells), style=tone),
         )
     seen = sum(value is not None for value in result.IoU)
     overall = (
