@@ -301,7 +301,7 @@ DESCRIPTIONS = {
     "lacks a field": ({"mean": None}, ("cannot be read", "mean")),
     "statistics of two channels": ({"mean": [0.5, 0.5]}, ("mean",)),
     "unknown key of a preset": ({"preset": preset_for(Path("x")) | {"modle": {}}}, ("its preset cannot be used", "modle")),
-    "no preset": ({"preset": {}}, ("its preset cannot be used",)),
+    "no preset": ({"preset": {}}, ("names no model",)),
     "unknown architecture": ({"preset.model.type": "Unetti"}, ("its model cannot be built", "Unetti")),
     "unknown encoder": ({"preset.model.encoder_name": "resnet19"}, ("its model cannot be built", "resnet19")),
     "unknown timm encoder": ({"preset.model.encoder_name": "tu-resnet19"}, ("its model cannot be built", "resnet19")),
