@@ -64,12 +64,17 @@ def _kept(folder: Path, split: Split) -> MaskCache | None:
         kept = MaskCache(folder)
         if kept.is_of(split.sizes, len(split.classes)):
             return kept
-    except FileNotFoundError:
-        if not folder.exists():
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
             return None
-    except (OSError, ValueError):
+    except ValueError:
         pass
-    shutil.rmtree(folder)
+    except OSError as error:  # perhaps whole: not ours to take away
+        raise RequestError(Problem(f"cannot be read: {error.strerror}", file=str(folder), fix="delete it: it is drawn again")) from None
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise _cannot_be_written(folder.parent, error) from None
     return None
 
 

@@ -83,7 +83,7 @@ class PredictForm(Vertical):
     @on(Input.Changed)
     def _tell(self) -> None:
         if self.checkpoints:
-            text = Text.assemble(("segtui predict " + shlex.join(self.arguments()), "dim"), f"\n{self._cost()}")
+            text = Text.assemble(f"{self._cost()}\n", ("segtui predict " + shlex.join(self.arguments()), "dim"))
         else:
             text = Text(
                 "choose a checkpoint first: c here; in Checkpoints i infers, t adds views, v votes with the marked ones", style("warning")
