@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from engine.errors import RunError
+from engine.pillow_images import ImageError
 from engine.system import out_of_memory_kills
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,5 +24,5 @@ def in_one_line(error: Exception, kills_before: int | None) -> str:
         killed = (out_of_memory_kills() or 0) > (kills_before or 0)
         cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
         reason = text.splitlines()[-1] if "Original Traceback" in text else text.splitlines()[0]
-        return f"{reason.removeprefix('engine.images.ImageError: ')}{cause}"
+        return f"{reason.removeprefix(f'{ImageError.__module__}.ImageError: ')}{cause}"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -140,7 +140,7 @@ def test_a_lost_terminal_ends_the_program(project: Path) -> None:
     terminal = Terminal(project / "runs", project)
     terminal.process.expect("FPN")
     program = psutil.Process(terminal.program)
-    os.close(terminal.process.child_fd)
+    terminal.process.ptyproc.fileobj.close()  # not by its number: that would be closed again, as somebody else's
     program.wait(60)
 
 
