@@ -225,6 +225,52 @@ def test_an_edited_preset_is_saved_under_a_new_name_and_never_over_another(proje
     assert '[model]\ntype = "FPNN"' in Path("presets/wrong.toml").read_text()
 
 
+def test_the_cursor_of_the_form_goes_by_rows_tens_tables_and_to_both_ends(project: Path) -> None:
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await read(pilot, app)
+        fields = on(app, LaunchScreen).query_one(Fields)
+        keys = [each.key for each in fields.rows if each.path]
+
+        async def at(key: str, expected: str) -> None:
+            await pilot.press(key)
+            assert fields.row is not None
+            assert fields.row.key == expected, key
+
+        await pilot.press("right")
+        assert app.focused is fields
+        for first, last in (("g", "G"), ("home", "end")):
+            await at(last, keys[-1])
+            await at(first, keys[0])
+        for down, up in (("j", "k"), ("down", "up")):
+            await at(down, keys[1])
+            await at(up, keys[0])
+        for down, up in (("pagedown", "pageup"), ("ctrl+d", "ctrl+u")):
+            await at(down, keys[10])
+            await at(up, keys[0])
+        await at("}", next(key for key in keys if key.startswith("data.")))
+        await at("{", keys[0])
+        await at("{", next(key for key in keys if key.startswith("wandb.")))  # round
+        await pilot.press("left")
+        assert app.focused is listed(app)
+        await pilot.press("l", "h")
+        assert app.focused is listed(app)
+
+    play(project / "runs", scene)
+
+
+def test_the_form_and_the_doctor_take_turns_where_there_is_no_room_for_both(project: Path) -> None:
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await read(pilot, app)
+        screen = on(app, LaunchScreen)
+        assert (screen.query_one("#edit").region.width > 0, screen.query_one("#check").region.width > 0) == (True, False)
+        await pilot.press("v")
+        assert (screen.query_one("#edit").region.width > 0, screen.query_one("#check").region.width > 0) == (False, True)
+        await pilot.press("v")
+        assert screen.query_one("#edit").region.width > 0
+
+    play(project / "runs", scene, (80, 24))
+
+
 @pytest.mark.slow
 def test_the_doctor_says_what_the_data_and_the_machine_are(project: Path) -> None:
     async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:

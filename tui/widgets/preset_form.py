@@ -22,6 +22,7 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Input, Static
 
 from tui.preset_rows import Row
+from tui.themes import style
 
 EMPTY = '""'
 DIM = Style(dim=True)
@@ -283,7 +284,7 @@ class PresetForm(Vertical):
         field.focus()
 
     def _say(self, text: str, *, is_wrong: bool) -> None:
-        self.query_one("#judgement", Static).update(Text(text, style="bold red" if is_wrong else "dim"))
+        self.query_one("#judgement", Static).update(Text(text, style=f"bold {style('bad')}" if is_wrong else "dim"))
 
     @on(Input.Changed, "#value")
     def _typed(self, event: Input.Changed) -> None:
