@@ -520,6 +520,7 @@ def test_the_cursor_moves_by_ten() -> None:
     series = series_of([1.0] * 40)
     interact(series, ["g", "L"], lambda plot: _at(plot, 11))
     interact(series, ["g", "shift+right", "H"], lambda plot: _at(plot, 1))
+    interact(series, ["g", "shift+right", "shift+left"], lambda plot: _at(plot, 1))
     interact(series, ["g", "left"], lambda plot: _at(plot, 1))
 
 

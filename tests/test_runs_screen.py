@@ -52,6 +52,8 @@ def test_two_hundred_runs_are_listed_newest_first(tmp_path: Path) -> None:
         assert table.cursor_row == 199
         await pilot.press("j")
         assert table.cursor_row == 199
+        await pilot.press("ctrl+home")
+        assert table.cursor_row == 0
 
     play(tmp_path, scene)
 
