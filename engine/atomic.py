@@ -12,7 +12,7 @@ from typing import IO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that becomes `path` when the block ends well, and disappears when it does not.
+    """Open a temporary file (its path is `.name`) that becomes `path` when the block ends well, and disappears when it does not.
 
     Raises OSError where the folder cannot be written or the disk is full; `path` is then what it was before.
     """
@@ -22,7 +22,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(error.errno, error.strerror, str(path)) from None  # the user knows no temporary name
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        os.close(descriptor)
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -8,8 +8,9 @@ import random
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -82,6 +83,16 @@ def _fit(size: tuple[int, int] | None, fit: Literal["resize", "crop"]) -> list[A
     return [albumentations.RandomCrop(height, width, pad_if_needed=True, fill=0, fill_mask=0, pad_position="random")]
 
 
+class RandomRotate90(albumentations.RandomRotate90):  # type: ignore[misc]
+    """The same turns: OpenCV's take 0.2 ms for 512x512, copying NumPy's view 2.6."""
+
+    TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+
+    def apply(self, img: NDArray[np.uint8], factor: Literal[0, 1, 2, 3], **_: Any) -> NDArray[np.uint8]:
+        turn = self.TURNS[factor]
+        return img if turn is None else cast(NDArray[np.uint8], cv2.rotate(img, turn))
+
+
 def _transform(name: str, arguments: Mapping[str, Any], fill: int, key: str) -> Any:
     """One transform, or a composition of others. What a transform brings in from outside the image is not labelled."""
     arguments = dict(arguments)
@@ -93,7 +104,8 @@ def _transform(name: str, arguments: Mapping[str, Any], fill: int, key: str) -> 
             _transform(each["type"], {name: value for name, value in each.items() if name != "type"}, fill, f"{key}.transforms[{number}]")
             for number, each in enumerate(inner)
         ]
-    return construct(getattr(albumentations, name), arguments, key)
+    kind = RandomRotate90 if name == "RandomRotate90" else getattr(albumentations, name)
+    return construct(kind, arguments, key)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

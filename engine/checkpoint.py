@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -29,7 +30,17 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], header: Checkpoin
     """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
     described = msgspec.structs.replace(header, checksum=_checksum(tensors, header.to_json())).to_json()
-    atomic.write(path, safetensors.torch.save(tensors, {METADATA_KEY: described}))
+    with atomic.replacing(path) as file:
+        try:
+            safetensors.torch.save_file(tensors, file.name, {METADATA_KEY: described})
+        except safetensors.SafetensorError as error:  # by name: into memory, it would keep other threads waiting all the while
+            raise _system_error(error) from None
+
+
+def _system_error(error: safetensors.SafetensorError) -> Exception:
+    """A full disk, as the system says it: the library has it in words only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+SavedWeights = Literal["best", "interval", "last"]
 State = Literal["queued", "running", "finished", "stopped", "failed", "lost"]
 Number = float | None
 
@@ -135,7 +136,7 @@ class PredictionWritten(Event):
 
 
 class Checkpoint(Event):
-    kind: Literal["best", "interval", "last", "resume"]
+    kind: SavedWeights | Literal["resume"]
     path: str
     epoch: int
     mIoU: Number

@@ -29,6 +29,31 @@ ANSWER_S = 10.0
 """A worker answers before its first numbered event, or within moments of it."""
 
 
+_is_warm = False
+
+
+def warm_up() -> None:
+    """Keep a process ready that has the libraries imported; runs started from then on begin seconds earlier.
+
+    Returns once it is ready, after about ten seconds: call it from a daemon thread, once. It ends with this process;
+    the runs that came from it go on. Where it cannot be had, every run imports for itself.
+    """
+    global _is_warm
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["engine.warm"])
+    first = context.Process(target=_nothing, daemon=True)
+    try:
+        first.start()  # waits for the imports
+    except (OSError, EOFError):
+        return
+    first.join()
+    _is_warm = first.exitcode == 0
+
+
+def _nothing() -> None:
+    pass
+
+
 class Followed(Protocol):
     """A run seen from outside, wherever it was started. `run` is None until its folder is known."""
 
@@ -49,7 +74,7 @@ class Launched:
     """A run that this process started. Leaving without stopping it leaves it running."""
 
     def __init__(self, request: AnyRequest) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver") if _is_warm else multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()
         self.run: RunFolder | None = None
         self.request = request

@@ -41,6 +41,8 @@ class Setup:
     classes: list[str]
     train: SegmentationData
     val: SegmentationData
+    image_size: tuple[int, int]
+    """(height, width) of every training image."""
     batches: TrainingBatches
     val_batches: ValidationBatches
     train_loader: DataLoader[Any]
@@ -113,6 +115,7 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
         classes=list(train.classes),
         train=train_data,
         val=val_data,
+        image_size=size,
         batches=batches,
         val_batches=val_batches,
         train_loader=loader(train_data, batches, preset.data.workers, device),

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 import torch
 
@@ -26,16 +27,18 @@ from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
 from engine.device import device_name
 from engine.errors import Problem, RequestError, Stopped
-from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, State
+from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, SavedWeights, State, Validation
 from engine.failures import CANNOT_WRITE, in_one_line
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
 from engine.run import RunFolder, RunLock, RunRecord, check_resumable, claim
 from engine.schema import Preset
+from engine.snapshot import Snapshots
 from engine.system import Heartbeat, out_of_memory_kills
 from engine.tracking import Tracker, TrackerSettings
 from engine.train import Trainer, Validated
+from engine.write_behind import WriteBehind
 
 if TYPE_CHECKING:
     from engine.worker import Request
@@ -75,6 +78,8 @@ class Session:
         self.lock = resumed.lock if resumed else RunLock(run)
         self.trainer = Trainer(setup, report, stop_asked, self.keep)
         self.kills = out_of_memory_kills()
+        self.snapshots, self.writer = Snapshots(), WriteBehind()
+        self.last_validation: Validation | None = None
         if resumed:
             self.trainer.load_state_dict(resumed.state["trainer"])
             restore_random_state(resumed.state["random"], setup.device)
@@ -114,6 +119,7 @@ class Session:
             self.end(state)
             return errors.EXIT_DONE if state == "finished" else errors.EXIT_STOPPED
         except Exception as error:  # noqa: BLE001  whatever it was: the record, the log and the listener must have it
+            self.writer.settle()
             self.fail(error)
             return errors.EXIT_FAILED
         finally:
@@ -133,9 +139,11 @@ class Session:
         try:
             self.trainer.train()
         except Stopped:
-            self.keep_resume()
+            self.save([], resume=True)
+            self.writer.wait()
             return "stopped"
-        self.keep_last()
+        self.save([("last", "last")], resume=False)
+        self.writer.wait()
         return "finished"
 
     def fail(self, error: Exception) -> None:
@@ -156,33 +164,52 @@ class Session:
     def keep(self, trainer: Trainer, validated: Validated | None) -> None:
         """After an epoch: the best weights, every n-th epoch's, the state to resume from, the pictures, the record."""
         epoch = trainer.at.epoch - 1
-        mIoU = validated.event.mIoU if validated else None
-        iou = validated.event.IoU if validated else []
         every = self.setup.preset.train.save_interval
-        if not self.setup.toggles.debug:
-            if validated and validated.event.best:
-                self.keep_weights("best", "best", epoch, mIoU, iou)
-            if every and epoch % every == 0:
-                self.keep_weights("interval", f"epoch_{epoch:03d}", epoch, mIoU, iou)
-            self.keep_resume()
+        if validated:
+            self.last_validation = validated.event
+        files: list[tuple[SavedWeights, str]] = []
+        if validated and validated.event.best:
+            files.append(("best", "best"))
+        if every and epoch % every == 0:
+            files.append(("interval", f"epoch_{epoch:03d}"))
+        self.record.epoch, self.record.best_epoch, self.record.best_mIoU = epoch, trainer.at.best_epoch, trainer.at.best_mIoU
+        self.save(files, resume=True)
         if validated:
             images = draw_overlays(trainer, validated)
             save_overlays(self.run.images, images, self.setup.classes)
             self.tracker.images(epoch, trainer.at.step, images)
-            self.last_validation = validated
-        self.record.epoch, self.record.best_epoch, self.record.best_mIoU = epoch, trainer.at.best_epoch, trainer.at.best_mIoU
-        self.run.write(self.record)
 
-    last_validation: Validated | None = None
+    def save(self, files: list[tuple[SavedWeights, str]], *, resume: bool) -> None:
+        """Write the weights as each of `files` (kind, name), the state to resume from, then the record: as they are now,
+        but behind the loop. Raises what the last call failed with."""
+        self.writer.wait()
+        record = msgspec.structs.replace(self.record)
+        if self.setup.toggles.debug:
+            self.run.write(record)
+            return
+        at = self.trainer.at
+        finished = at.epoch if at.batch else at.epoch - 1
+        taken = self.snapshots.take({"weights": self.setup.evaluated.state_dict(), "resume": self._resume_state() if resume else None})
+        described = [(kind, name, self._header(kind, at.epoch - 1)) for kind, name in files]
 
-    def keep_last(self) -> None:
-        if not self.setup.toggles.debug:
-            last = self.last_validation.event if self.last_validation else None
-            self.keep_weights("last", "last", self.trainer.at.epoch - 1, last.mIoU if last else None, last.IoU if last else [])
+        def write() -> None:
+            self.snapshots.wait()
+            for kind, name, header in described:
+                path = self.run.checkpoints / f"{name}.safetensors"
+                save_weights(path, taken["weights"], header)
+                self.report(Checkpoint(kind=kind, path=str(path), epoch=header.epoch, mIoU=header.mIoU))
+            if resume:
+                save_resume(self.run.resume, taken["resume"])
+                self.report(Checkpoint(kind="resume", path=str(self.run.resume), epoch=finished, mIoU=None))
+            self.run.write(record)
 
-    def keep_weights(self, kind: Any, name: str, epoch: int, mIoU: float | None, iou: list[float | None]) -> None:
+        self.writer.start(write)
+
+    def _header(self, kind: SavedWeights, epoch: int) -> CheckpointHeader:
         setup = self.setup
-        header = CheckpointHeader(
+        # Interval epochs that were not validated have no figures.
+        event = self.last_validation if self.last_validation and (kind == "last" or self.last_validation.epoch == epoch) else None
+        return CheckpointHeader(
             segtui=version("segtui"),
             kind=kind,
             preset=setup.preset.model_dump(exclude_none=True),
@@ -190,28 +217,21 @@ class Session:
             mean=list(setup.pretraining.mean),
             std=list(setup.pretraining.std),
             epoch=epoch,
-            mIoU=mIoU,
-            IoU=iou,
+            mIoU=event.mIoU if event else None,
+            IoU=event.IoU if event else [],
         )
-        path = self.run.checkpoints / f"{name}.safetensors"
-        save_weights(path, setup.evaluated.state_dict(), header)
-        self.report(Checkpoint(kind=kind, path=str(path), epoch=epoch, mIoU=mIoU))
 
-    def keep_resume(self) -> None:
-        if self.setup.toggles.debug:
-            return
-        state = {
+    def _resume_state(self) -> dict[str, Any]:
+        toggles = self.setup.toggles
+        return {
             "trainer": self.trainer.state_dict(),
             "random": random_state(self.setup.device),
             "preset": _preset_hash(self.setup.preset),
             "data": self.setup.digests,
             "world_size": 1,
-            "toggles": [self.setup.toggles.debug, self.setup.toggles.deterministic, self.setup.toggles.private],
+            "toggles": [toggles.debug, toggles.deterministic, toggles.private],
             "versions": _versions(),
         }
-        save_resume(self.run.resume, state)
-        at = self.trainer.at
-        self.report(Checkpoint(kind="resume", path=str(self.run.resume), epoch=at.epoch if at.batch else at.epoch - 1, mIoU=None))
 
     def end(self, state: State, error: str | None = None, trace: str | None = None) -> None:
         """Say how the run ended: in its record, then in its log."""
@@ -223,7 +243,8 @@ class Session:
     def _explained(self, error: Exception) -> str:
         """The failure in one line, for those kinds that a user can do something about."""
         text = str(error).strip()
-        size = f"batch size {self.setup.preset.data.batch_size}, image size {self._image_size()}"
+        height, width = self.setup.image_size
+        size = f"batch size {self.setup.preset.data.batch_size}, image size {height}x{width}"
         if isinstance(error, torch.cuda.OutOfMemoryError):
             peak = torch.cuda.max_memory_allocated() / 2**30
             fix = "Lower data.batch_size (and raise train.accumulate) or data.image_size"
@@ -232,10 +253,6 @@ class Session:
             fix = "run without the deterministic toggle, or with another model or loss"
             return f"{text.split(' does not')[0]} has no deterministic path on this device; {fix}"
         return in_one_line(error, self.kills)
-
-    def _image_size(self) -> str:
-        augmentation = self.setup.train.augmentation
-        return "{}x{}".format(*augmentation.size) if augmentation and augmentation.size else "that of the files"
 
     def _started(self) -> RunStarted:
         setup, at = self.setup, self.trainer.at

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.augment import normalise
+from engine.compiling import compiled
 from engine.dataset import Batch
 from engine.errors import Stopped
 from engine.events import AnyEvent, Epoch, Progress, Validation
@@ -55,7 +56,7 @@ class Trainer:
         self.setup, self.report, self.stop_asked, self.keep = setup, report, stop_asked, keep
         self.at = Position()
         self.matrix = torch.zeros(len(setup.classes), len(setup.classes), dtype=torch.int64, device=setup.device)
-        self.network: nn.Module = torch.compile(setup.model) if setup.preset.train.compile else setup.model  # type: ignore[assignment]
+        self.network = compiled(setup, report) if setup.preset.train.compile else setup.model
         self.steps = StepLog(setup, report)
 
     def train(self) -> None:
@@ -189,10 +190,11 @@ class Trainer:
         return normalise(images, pretraining.mean, pretraining.std), batch.labels.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on. Its tensors are those that training changes: copy them before it goes on."""
         setup = self.setup
         return {
             "position": asdict(self.at),
-            "matrix": self.matrix.cpu(),
+            "matrix": self.matrix,
             "model": setup.model.state_dict(),
             "average": setup.average.state_dict() if setup.average is not None else None,
             "optimizer": setup.optimizer.state_dict(),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,7 @@ class SegtuiApp(App[None]):
         self.runs = runs
         self.sub_title = str(runs)
         self.launched: list[Launched] = []
+        self.may_warm_up = False
         self.crash: str = ""
         """What was thrown at us, and where its traceback is."""
         self.register_theme(themes.colorblind())
@@ -150,6 +152,14 @@ class SegtuiApp(App[None]):
         else:
             title = "sent to the terminal; if it did not take it, select it here"
             self.call_from_thread(self.notify, text, title=title, timeout=15, markup=False)
+
+    def warm_up(self) -> None:
+        """Something is likely to be started soon: have the libraries imported by then."""
+        if self.may_warm_up:
+            from engine.launch import warm_up
+
+            self.may_warm_up = False
+            threading.Thread(target=warm_up, daemon=True, name="warm-up").start()
 
     def start(self, request: AnyRequest) -> None:
         """Start a run in a process of its own and watch it."""
@@ -245,6 +255,7 @@ def run_app(runs: Path, *, theme: str = "", keys: Mapping[str, str] | None = Non
     """The program until the user leaves it; the exit code. Without a `theme`, the one that was chosen last."""
     _start_resource_tracker()
     app = SegtuiApp(runs, theme=theme or remembered().theme, keys=keys)
+    app.may_warm_up = True
     app.run()
     for line in (*([app.crash] if app.crash else []), *app.live()):
         print(visible(line), file=sys.stderr)

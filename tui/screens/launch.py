@@ -107,6 +107,7 @@ class LaunchScreen(Screen[None]):
         self.add_class("-view-form")
         self._list()
         self.query_one("#presets").focus()
+        self.segtui.warm_up()
 
     def on_screen_resume(self) -> None:
         self._list()

@@ -108,6 +108,7 @@ class PredictScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
+        self.segtui.warm_up()
         self._draw()
         self._list()
         self.set_interval(READ_S, self._read)
