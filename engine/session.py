@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from engine import atomic, errors, preset
-from engine.checkpoint import canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
+from engine.checkpoint import DAMAGED_FIX, canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
 from engine.device import device_name
@@ -76,8 +76,7 @@ class Session:
         self.trainer = Trainer(setup, report, stop_asked, self.keep)
         self.kills = out_of_memory_kills()
         if resumed:
-            self.trainer.load_state_dict(resumed.state["trainer"])
-            restore_random_state(resumed.state["random"], setup.device)
+            resumed.restore(self.trainer)
             remove_leftovers(run)
         else:
             atomic.write(run.preset, preset.to_toml(setup.preset))
@@ -343,6 +342,17 @@ class _ResumeState:
                         fix="put it back, or start a new run",
                     )
                 )
+
+    def restore(self, trainer: Trainer) -> None:
+        """Raises RequestError where the state is that of another network, optimizer or schedule."""
+        try:
+            trainer.load_state_dict(self.state["trainer"])
+            restore_random_state(self.state["random"], trainer.setup.device)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            why = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise RequestError(Problem(f"is not the state of this run: {why}", file=str(self.run.resume), fix=DAMAGED_FIX)) from error
 
 
 def remove_leftovers(run: RunFolder) -> None:
