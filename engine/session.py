@@ -48,6 +48,7 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
     table = preset.from_dict(request.preset)
     resumed = _ResumeState(RunFolder(request.resume), table) if request.resume else None
     setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report))
+    setup.warnings += setup.noticed if request.warnings is None else request.warnings
     if resumed:
         resumed.check_data(setup)
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
