@@ -19,6 +19,7 @@ from engine.checkpoint_header import METADATA_KEY, CheckpointHeader
 from engine.errors import Problem, RequestError
 
 RESUME_FORMAT = 1
+RESUME_PARTS = {"trainer": dict, "random": dict, "preset": str, "data": dict}
 CHECKSUM = re.compile(r'"checksum":(\d+)')
 DAMAGED_FIX = "take a copy of it, or another checkpoint of the run: `segtui checkpoints` lists them"
 
@@ -81,7 +82,7 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """A state of `save_resume`, on the CPU. Raises RequestError where there is none, or it is damaged or too new."""
+    """A state of `save_resume`, on the CPU. Raises RequestError where there is none, or it is damaged, foreign or too new."""
     try:
         damaged = zipfile.is_zipfile(path) and _damaged_part(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -98,6 +99,11 @@ def load_resume(path: Path) -> dict[str, Any]:
         raise RequestError(Problem(f"is damaged: {damaged} is not as it was written", file=str(path), fix=DAMAGED_FIX))
     if not isinstance(state, dict) or state.get("format") != RESUME_FORMAT:
         raise RequestError(Problem("is of another version of segtui", file=str(path)))
+    wrong = [part for part, kind in RESUME_PARTS.items() if not isinstance(state.get(part), kind)]
+    wrong += [f"data.{split}" for split in ("train", "val") if "data" not in wrong and not isinstance(state["data"].get(split), str)]
+    if wrong:
+        text = f"is no whole resume state: it lacks {', '.join(wrong)}, or has another kind of value there"
+        raise RequestError(Problem(text, file=str(path), fix=DAMAGED_FIX))
     return state
 
 

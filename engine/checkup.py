@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,11 @@ class Report(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
         """A launch would be."""
         return any(finding.level == "error" for finding in self.findings)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the log of a run that is launched in spite of them. What became of W&B is told there by its tracker."""
+        return tuple(finding.text for finding in self.findings if finding.level == "warning" and finding.about != "W&B")
+
 
 class CheckupRequest(msgspec.Struct, frozen=True):
     """`preset` is what its `model_dump(exclude_none=True)` gave, `runs` an absolute path."""
@@ -101,7 +106,7 @@ class Checkup:
             stdin.write(msgspec.json.encode(request))
         self._stopped = False
 
-    def __iter__(self) -> Iterator[Progress | Report]:
+    def __iter__(self) -> Generator[Progress | Report]:
         """Ends early after `stop`. Raises RunError where the child ends without a report, with what it said."""
         assert self._child.stdout is not None
         assert self._child.stderr is not None
@@ -118,6 +123,7 @@ class Checkup:
                     raise RunError(f"the doctor ended without a report (exit code {code}): {said or 'it said nothing'}")
             finally:
                 self._child.terminate()  # where nobody wants the rest
+                self._child.wait()  # leaving the block does not, where that is an interruption
 
     def stop(self) -> None:
         """End it where it has not ended by itself; what it was writing is removed."""

@@ -56,6 +56,8 @@ class Setup:
     scaler: torch.amp.GradScaler
     digests: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    noticed: list[str] = field(default_factory=list)
+    """What the doctor warns of too, where it was asked."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -128,7 +130,8 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
         schedule=schedule,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         digests={"train": train.digest, "val": val.digest},
-        warnings=[*_warnings(preset, pretraining, train, pixels), *train.notes, *val.notes],
+        warnings=[pretraining.warning] if pretraining.warning else [],
+        noticed=[*_noticed(preset, train, pixels), *train.notes, *val.notes],
         notes=[_told_weights(train.classes, balanced)] if any(table.class_weights == "auto" for table in preset.loss) else [],
     )
 
@@ -155,11 +158,10 @@ def _fit(preset: Preset) -> Any:
     return preset.data.fit if preset.data.image_size is not None else "crop"
 
 
-def _warnings(preset: Preset, pretraining: Pretraining, train: Split, pixels: list[int]) -> list[str]:
-    warnings = [pretraining.warning] if pretraining.warning else []
-    warnings += slow_transforms(table.type for table in preset.augment.train)
+def _noticed(preset: Preset, train: Split, pixels: list[int]) -> list[str]:
+    slow = slow_transforms(table.type for table in preset.augment.train)
     absent = [name for name, count in zip(train.classes, pixels, strict=True) if not count]
-    return warnings + ([f"the training images have no pixel of: {', '.join(absent)}"] if absent else [])
+    return slow + ([f"the training images have no pixel of: {', '.join(absent)}"] if absent else [])
 
 
 def _told_weights(classes: tuple[str, ...], weights: list[float]) -> str:

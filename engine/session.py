@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from engine import atomic, errors, preset
-from engine.checkpoint import canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
+from engine.checkpoint import DAMAGED_FIX, canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
 from engine.device import device_name
@@ -51,6 +51,7 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
     table = preset.from_dict(request.preset)
     resumed = _ResumeState(RunFolder(request.resume), table) if request.resume else None
     setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report))
+    setup.warnings += setup.noticed if request.warnings is None else request.warnings
     if resumed:
         resumed.check_data(setup)
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
@@ -81,8 +82,7 @@ class Session:
         self.snapshots, self.writer = Snapshots(), WriteBehind()
         self.last_validation: Validation | None = None
         if resumed:
-            self.trainer.load_state_dict(resumed.state["trainer"])
-            restore_random_state(resumed.state["random"], setup.device)
+            resumed.restore(self.trainer)
             remove_leftovers(run)
         else:
             atomic.write(run.preset, preset.to_toml(setup.preset))
@@ -360,6 +360,17 @@ class _ResumeState:
                         fix="put it back, or start a new run",
                     )
                 )
+
+    def restore(self, trainer: Trainer) -> None:
+        """Raises RequestError where the state is that of another network, optimizer or schedule."""
+        try:
+            trainer.load_state_dict(self.state["trainer"])
+            restore_random_state(self.state["random"], trainer.setup.device)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            why = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise RequestError(Problem(f"is not the state of this run: {why}", file=str(self.run.resume), fix=DAMAGED_FIX)) from error
 
 
 def remove_leftovers(run: RunFolder) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -203,12 +204,27 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises one of the errors of torch, KeyError, TypeError or ValueError where it is another trainer's."""
         setup = self.setup
-        self.at = Position(**state["position"])
+        self.at = msgspec.convert(state["position"], Position)
+        check_shape("matrix", state["matrix"], self.matrix)
         self.matrix.copy_(state["matrix"])
         setup.model.load_state_dict(state["model"])
         if setup.average is not None:
             setup.average.load_state_dict(state["average"])
         setup.optimizer.load_state_dict(state["optimizer"])
+        if lacking := setup.optimizer.defaults.keys() - setup.optimizer.param_groups[0].keys():
+            raise ValueError(f"the optimizer's state lacks {', '.join(sorted(lacking))}")
+        for parameter, values in setup.optimizer.state.items():
+            for name, value in values.items():
+                check_shape(name, value, parameter)
         setup.scaler.load_state_dict(state["scaler"])
         setup.schedule.load_state_dict(state["schedule"])
+
+
+def check_shape(name: str, value: Any, like: torch.Tensor) -> None:
+    """Raises ValueError for a tensor that does not stand beside `like` element by element; torch takes such a state without a look."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return
+    if value.dim() != like.dim() or any(size not in (1, wanted) for size, wanted in zip(value.shape, like.shape, strict=True)):
+        raise ValueError(f"{name} has the shape {tuple(value.shape)}, and what it belongs to {tuple(like.shape)}")

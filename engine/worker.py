@@ -34,12 +34,16 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Request:
-    """What a launcher asks for. `preset` is the resolved preset as plain values; `resume` is a run's folder."""
+    """What a launcher asks for. `preset` is the resolved preset as plain values; `resume` is a run's folder.
+
+    `warnings` is what the doctor warned of, for the run's log; None where it was not asked: the worker then says what it notices itself.
+    """
 
     preset: dict[str, Any]
     toggles: Toggles
     runs: Path
     resume: Path | None = None
+    warnings: tuple[str, ...] | None = None
 
 
 AnyRequest = Request | PredictRequest | VoteRequest | ScoreRequest
@@ -70,6 +74,8 @@ class Crashed:
 class StopSignal:
     """SIGTERM or SIGINT once: stop after this step. Twice: end at once. Before the run began: leave nothing.
 
+    The exception that does the last is lost where it arises in a fork's own handlers: then the run stops after its first step.
+
     Signals are counted by a thread on Python's wake-up descriptor: the main thread may be in one long call of a
     library, and sees two signals that arrive meanwhile as one, and late.
     """
@@ -94,11 +100,11 @@ class StopSignal:
 
     def _count(self) -> None:
         while arrived := os.read(self._arrivals, 1):
-            if arrived[0] not in STOP_SIGNALS or self.work is None:
+            if arrived[0] not in STOP_SIGNALS:
                 continue
-            if self.work.is_over:  # only W&B is still at work
+            if self.work is not None and self.work.is_over:  # only W&B is still at work
                 continue
-            if self.asked:
+            if self.asked and self.work is not None:
                 self.work.end_at_once()
             self.asked = True
 

@@ -267,18 +267,13 @@ def test_a_checkpoint_whose_target_is_gone_is_listed_as_broken(tmp_path: Path) -
 
 
 def test_a_resume_state_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    state: dict[str, Any] = {
-        "model": WEIGHTS["conv"],
-        "epoch": 3,
-        "best": None,
-        "rates": [0.1, 1e-9],
-        "nested": {"text": "é", "list": [1, (2, True)]},
-    }
+    trainer = {"model": WEIGHTS["conv"], "epoch": 3, "best": None, "rates": [0.1, 1e-9], "nested": {"text": "é", "list": [1, (2, True)]}}
+    state = resume_state(trainer)
     path = tmp_path / "resume.pt"
     save_resume(path, state)
     loaded = load_resume(path)
-    assert torch.equal(loaded.pop("model"), state["model"])
-    assert {name: loaded[name] for name in state if name != "model"} == {name: state[name] for name in state if name != "model"}
+    assert torch.equal(loaded["trainer"].pop("model"), trainer.pop("model"))
+    assert {name: loaded[name] for name in state} == state
 
     content = path.read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 1):
@@ -290,6 +285,37 @@ def test_a_resume_state_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) 
         load_resume(path)
     with pytest.raises(RequestError, match="no state to resume"):
         load_resume(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"trainer": None}, "trainer"),
+        ({"trainer": WEIGHTS["conv"]}, "trainer"),
+        ({"random": [1, 2]}, "random"),
+        ({"preset": 3}, "preset"),
+        ({"data": {"train": "a digest"}}, "data.val"),
+        ({"data": {"train": "a digest", "val": 7}}, "data.val"),
+    ],
+)
+def test_a_resume_state_of_other_kinds_of_values_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    save_resume(tmp_path / "resume.pt", resume_state({}) | changes)
+    with pytest.raises(RequestError, match=rf"resume\.pt: is no whole resume state: .*{says}") as refused:
+        load_resume(tmp_path / "resume.pt")
+    assert len(refused.value.problems) == 1
+
+
+@pytest.mark.parametrize("part", ["trainer", "random", "preset", "data"])
+def test_a_resume_state_that_lacks_a_part_is_refused(tmp_path: Path, part: str) -> None:
+    state = resume_state({})
+    del state[part]
+    save_resume(tmp_path / "resume.pt", state)
+    with pytest.raises(RequestError, match=f"is no whole resume state: it lacks {part}"):
+        load_resume(tmp_path / "resume.pt")
+
+
+def resume_state(trainer: dict[str, Any]) -> dict[str, Any]:
+    return {"trainer": trainer, "random": {}, "preset": "a digest", "data": {"train": "a digest", "val": "a digest"}}
 
 
 class RunsCode:

@@ -6,20 +6,27 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from engine import catalogue, launch, preset
+from engine.checkup import Checkup, CheckupRequest, Report
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError, RunError
 from engine.events import AnyEvent, RunEnded, Toggles, encode
 from engine.launch import Attached, Followed, Launched
 from engine.run import RunFolder, check_resumable, find_run
 from engine.visible import visible
 from engine.worker import AnyRequest, Request
+from tui.run_state import clock
 
 POLL_S = 0.2
+TELL_EVERY_S, PRINT_EVERY_S = 2.0, 10.0
+"""The doctor's progress, on a terminal and in a file; what is quicker tells none."""
 FINISHING_S = 30.0
 """After a run's end its process may still hand over to W&B; that is bounded there."""
 
@@ -76,7 +83,37 @@ def stop(name: str, runs: Path) -> int:
 
 
 def _launch(request: Request, *, as_json: bool) -> int:
-    return run(request, _view(as_json), "stopping after this step; once more ends at once")
+    view = _view(as_json)
+    if request.resume is None:
+        try:
+            request = _examined(request, view)
+        except BaseException:
+            view.close(None)
+            raise
+    return run(request, view, "stopping after this step; once more ends at once")
+
+
+def _examined(request: Request, view: View) -> Request:
+    """The request with what the doctor warns of. Raises RequestError with what it would refuse, KeyboardInterrupt where it is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = told = time.monotonic()
+    every = TELL_EVERY_S if sys.stderr.isatty() else PRINT_EVERY_S
+    try:
+        with closing(iter(Checkup(CheckupRequest(request.preset, request.toggles, str(request.runs))))) as answers:
+            for answer in answers:
+                if isinstance(answer, Report):
+                    if answer.is_refused:
+                        raise RequestError(Problem(finding.text) for finding in answer.findings if finding.level == "error")
+                    if told > began:
+                        view.note("checked; starting: importing torch ...")
+                    return replace(request, warnings=answer.warnings)
+                if time.monotonic() - told > every:
+                    told = time.monotonic()
+                    left = f", {clock((answer.total - answer.done) / answer.per_s)} left" if answer.per_s else ""
+                    view.note(f"checking before the start: {answer.task} {answer.done}/{answer.total}{left}")
+    except RunError as error:  # ours or the machine's, and no reason not to train
+        return replace(request, warnings=(f"started without a check of preset, data and machine: {error}",))
+    raise AssertionError("a checkup that was not stopped ends with a report or an exception")
 
 
 def run(request: AnyRequest, view: View, stopping: str) -> int:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from engine import preset
 from engine.checkpoint import load_resume, load_weights
 from engine.errors import RequestError
-from engine.events import EventLog, EventReader, Message, RunEnded
+from engine.events import EventLog, EventReader, Message, RunEnded, Toggles
 from engine.launch import Attached
+from engine.reporter import Reporter
 from engine.run import RunFolder, all_checkpoints
+from engine.session import open_session
+from engine.worker import Request
 from tests.faults.conftest import Row
 from tests.faults.runs import ENVIRONMENT, Reference, listed_state, resume
 
@@ -143,3 +150,66 @@ def test_a_damaged_resume_state_is_refused(run: Path, row: Row) -> None:
         f"{RESUME_FLIPS} single bits flipped, emptied, cut at {RESUME_CUTS} random lengths; then `segtui --headless --resume`",
         "never resumed from changed values: exit code 2, one message, nothing written, the weights beside it load",
     )
+
+
+Spoil = Callable[[dict[str, Any]], object]
+FOREIGN: dict[str, tuple[Spoil, str]] = {
+    "no trainer": (lambda state: state.pop("trainer"), "is no whole resume state: it lacks trainer"),
+    "a digest that is no text": (lambda state: state.update(preset=7), "is no whole resume state: it lacks preset"),
+    "no optimizer": (lambda state: state["trainer"].pop("optimizer"), "lacks 'optimizer'"),
+    "no position": (lambda state: state["trainer"].update(position={"epoch": "three"}), "Expected `int`"),
+    "another confusion matrix": (lambda state: state["trainer"].update(matrix=torch.zeros(5, 5)), r"matrix has the shape \(5, 5\)"),
+    "another network": (lambda state: state["trainer"]["model"].update({next(iter(state["trainer"]["model"])): torch.zeros(3)}), "size"),
+    "a network that lacks a layer": (lambda state: state["trainer"]["model"].popitem(), "Missing key"),
+    "moments of other shapes": (lambda state: first_moments(state).update(exp_avg=torch.zeros(2, 7)), r"exp_avg has the shape \(2, 7\)"),
+    "another optimizer": (lambda state: state["trainer"]["optimizer"]["param_groups"][0].pop("betas"), "lacks betas"),
+    "fewer parameters": (lambda state: state["trainer"]["optimizer"]["param_groups"][0]["params"].pop(), "parameter group"),
+    "no generator": (lambda state: state["random"].update(cpu=3), "set_rng_state|Tensor|int"),
+}
+
+
+def first_moments(state: dict[str, Any]) -> dict[str, Any]:
+    moments: dict[str, Any] = state["trainer"]["optimizer"]["state"][0]
+    return moments
+
+
+def test_a_foreign_resume_state_is_refused(run: Path, row: Row) -> None:
+    """Whole for torch.load, and not this run's: hand-edited, or another run's."""
+    file = run / "checkpoints" / "resume.pt"
+    good = torch.load(file, weights_only=True)
+    record = (run / "run.json").read_text().replace('"finished"', '"stopped"')
+    request = Request(
+        preset.load(run / "preset.toml", environment={}, run_programs=False).model_dump(exclude_none=True),
+        Toggles(),
+        run.parent,
+        resume=run,
+    )
+    for name, (spoil, says) in FOREIGN.items():
+        state = copy.deepcopy(good)
+        spoil(state)
+        torch.save(state, file)
+        (run / "run.json").write_text(record)
+        before = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(RequestError, match=says) as refused:
+            open_session(request, Reporter(None), lambda: False)
+        assert "resume.pt: is no" in str(refused.value), name
+        assert len(str(refused.value).splitlines()) == 1, name
+        assert RunFolder(run).read().state == "stopped", name
+        assert changed(before, run) <= {Path("run.json"), Path(".lock")}, name
+
+    asked = resume(run)
+    assert asked.finish() == 2
+    told = asked.stderr()
+    assert "resume.pt: is not the state of this run" in told
+    assert len(told.splitlines()) == 1
+    assert listed_state(run) == "stopped"
+    row(
+        "`resume.pt` of something else",
+        f"a state that torch reads, changed in {len(FOREIGN)} ways: parts missing or of other kinds, another network, optimizer, shapes",
+        "`--resume` is refused with one message (exit code 2), the run stays as it was",
+    )
+
+
+def changed(before: dict[Path, bytes], run: Path) -> set[Path]:
+    now = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}

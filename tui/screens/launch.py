@@ -349,7 +349,8 @@ class LaunchScreen(Screen[None]):
             self.notify(wrong, title="not started", severity="error", timeout=10, markup=False)
             return
         remember_preset(self.path)
-        self.segtui.start(Request(resolved.model_dump(exclude_none=True), self.toggles, self.segtui.runs.absolute()))
+        warnings = self.report.warnings if self.report is not None else None
+        self.segtui.start(Request(resolved.model_dump(exclude_none=True), self.toggles, self.segtui.runs.absolute(), warnings=warnings))
 
     def action_save(self) -> None:
         path, overrides = self.path, self.overrides
