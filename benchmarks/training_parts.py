@@ -62,11 +62,26 @@ def drawn_stars(folder: Path, images: int = 256, size: int = 512, polygons: int 
     return folder
 
 
+def part_of_camvid(folder: Path, train: int, val: int) -> Path:
+    """The first so many images of each split; the files themselves stay where they are."""
+    source = camvid()
+    folder.mkdir()
+    for name, count in (("train.json", train), ("val.json", val)):
+        content = json.loads((source / name).read_bytes())
+        content["images"] = content["images"][:count]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+        (folder / name).write_text(json.dumps(content))
+    for batch in source.iterdir():
+        if batch.is_dir():
+            (folder / batch.name).symlink_to(batch)
+    return folder
+
+
 def default_preset(root: Path, *overrides: str) -> Preset:
     """`base.toml` with a small network, on the data of `root`."""
     small = ('model.type="Unet"', 'model.encoder_name="resnet18"', 'model.encoder_weights="none"')
-    background = "ignore" if root == camvid() else "class"
-    data = (f'data.root="{root}"', f'data.background="{background}"')
+    data = (f'data.root="{root}"', "data.allow_outside=true")
     return preset.load(Path("presets/unet.toml"), [*small, *data, *overrides])
 
 
@@ -77,12 +92,13 @@ def split_of(table: Preset) -> Split:
 class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A competition baseline's data set: every annotation drawn anew for every sample, float32 images, the same augmentations."""
 
-    def __init__(self, table: Preset, name: str, *, augmented: bool) -> None:
+    def __init__(self, table: Preset, name: str, *extra: Any, augmented: bool) -> None:
         self.root, self.coco = Path(table.data.root), COCO(str(Path(table.data.root) / name))
         self.ids = sorted(self.coco.imgs)
         self.number = {category: index for index, category in enumerate(sorted(self.coco.cats), start=1)}
         steps = [getattr(albumentations, each.type)(**each.args) for each in table.augment.train] if augmented else []
-        self.pipeline = albumentations.Compose([*steps, albumentations.Normalize(mean=MEAN, std=STD, max_pixel_value=1.0)])
+        normalised = albumentations.Normalize(mean=MEAN, std=STD, max_pixel_value=1.0)
+        self.pipeline = albumentations.Compose([*steps, normalised, *extra])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,8 +111,7 @@ class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         for annotation in sorted(annotations, key=lambda each: each["area"], reverse=True):
             mask[self.coco.annToMask(annotation) == 1] = self.number[annotation["category_id"]]
         found = self.pipeline(image=image, mask=mask)
-        turned = mask.shape != found["mask"].shape
-        if turned:  # on their side: batches need one size
+        if found["mask"].shape[0] > found["mask"].shape[1]:  # on its side: batches need one size
             found = {"image": np.rot90(found["image"]), "mask": np.rot90(found["mask"])}
         chw = np.ascontiguousarray(found["image"].transpose(2, 0, 1))
         return torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(found["mask"]).astype(np.int64))

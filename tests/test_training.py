@@ -140,7 +140,9 @@ def test_killed_between_checkpoints_and_resumed(whole: Headless, folder: Path, p
     assert whole.process.returncode == 0
     kill_after = random.randint(8, 22)
     run = Headless.start(place / "tiny.toml", "--deterministic", "--runs", place / "killed", "--set", 'wandb.team_entity="team"')
-    run.until(lambda event: event["type"] == "step" and event["step"] >= kill_after)
+    run.until(lambda event: event["type"] == "checkpoint" and event["kind"] == "resume")
+    if run.of("step")[-1]["step"] < kill_after:
+        run.until(lambda event: event["type"] == "step" and event["step"] >= kill_after)
     path = place / "killed" / run.of("run_started")[0]["run"]
     kill(record(path)["pid"])
     assert run.finish() == 1
