@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -149,7 +148,7 @@ class BoxQueue:
                     name=f"debug_{table.run_name}" if toggles.debug else table.run_name,
                     preset=table.model_dump(exclude_none=True),
                     toggles=toggles,
-                    ticket=secrets.token_hex(8),
+                    ticket=os.urandom(8).hex(),
                     folder=str(Path.cwd()),
                     devices_wanted=devices,
                     asked=time.time(),

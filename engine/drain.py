@@ -101,6 +101,8 @@ class Adopted:
             record = self.run.read()
         except RequestError as error:
             return Outcome("failed", EXIT_FAILED, str(error))
+        if record.ticket != self._entry.ticket:
+            return Outcome("lost", EXIT_FAILED, f"{self.run.path} was deleted, and is another run now")
         if record.state in ("running", "queued") or _is_finishing(record):
             return None
         return Outcome(record.state, exit_code(RunEnded(state=record.state)), record.error)

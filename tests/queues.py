@@ -75,7 +75,7 @@ def ended(runs: Path, number: int) -> bool:
 
 def queue_process(runs: Path) -> psutil.Process:
     """What works on the queue of these runs."""
-    (found,) = _queue_processes(runs)
+    (found,) = queue_processes(runs)
     return found
 
 
@@ -94,7 +94,7 @@ def ticket_of(process: psutil.Process) -> str:
 
 def quit_queue(runs: Path) -> None:
     """End what works on the queue, then what it started."""
-    for process in _queue_processes(runs):
+    for process in queue_processes(runs):
         process.kill()
     for entry in BoxQueue(runs).read().entries:
         process = worker_of(entry)
@@ -102,7 +102,8 @@ def quit_queue(runs: Path) -> None:
             process.kill()
 
 
-def _queue_processes(runs: Path) -> list[psutil.Process]:
+def queue_processes(runs: Path) -> list[psutil.Process]:
+    """As `queue_process`, where there may be none."""
     found = []
     for process in psutil.process_iter():
         try:

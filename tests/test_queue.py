@@ -229,7 +229,7 @@ def test_a_wrong_request_is_one_message_and_writes_nothing(arguments: list[str],
 def test_the_listing_tells_of_every_entry_and_that_nobody_works_on_it(preset: Preset, tmp_path: Path) -> None:
     queue = BoxQueue(tmp_path)
     queue.append([preset] * 4, Toggles(private=True))
-    whole_run(tmp_path, "FPN-resnet18", best_mIoU=0.61, best_epoch=2)
+    whole_run(tmp_path, "FPN-resnet18", best_mIoU=0.61, best_epoch=2, ticket=queue.read().find(1).ticket)
     with queue.changing() as state:
         first, second = state.find(1), state.find(2)
         first.state, first.run, first.exit_code, first.started, first.ended = "finished", "FPN-resnet18", 0, 100.0, 160.0
@@ -259,10 +259,12 @@ def test_the_listing_tells_of_every_entry_and_that_nobody_works_on_it(preset: Pr
 def test_a_run_that_was_resumed_by_hand_is_told_as_it_is_now(preset: Preset, tmp_path: Path) -> None:
     queue = BoxQueue(tmp_path)
     queue.append([preset], Toggles())
-    new_run(tmp_path, "FPN", state="finished")
+    run = new_run(tmp_path, "FPN", state="finished", ticket=queue.read().find(1).ticket)
     with queue.changing() as state:
         state.find(1).state, state.find(1).run = "lost", "FPN"
     assert listed(tmp_path)[0]["state"] == "finished"
+    run.write(msgspec.structs.replace(run.read(), ticket="another"))  # deleted, and the name was free again
+    assert (listed(tmp_path)[0]["state"], listed(tmp_path)[0]["run"]) == ("lost", None)
     (tmp_path / "FPN" / "run.json").unlink()
     assert listed(tmp_path)[0]["state"] == "lost"
 

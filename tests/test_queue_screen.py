@@ -61,9 +61,10 @@ def test_marks_are_places_in_the_queue_and_esc_takes_them_back(project: Path) ->
         await pilot.press("space", "j", "space")
         assert marked(app) == ["a", "c"]
         await until(pilot, lambda: "1 presets/a.toml" in seen(app) and "2 presets/c.toml" in seen(app))
+        await until(pilot, lambda: "segtui --headless presets/a.toml presets/c.toml" in seen(app))
         await pilot.press("g", "home", "space")
         assert marked(app) == ["c"]
-        await until(pilot, lambda: "1 presets/c.toml" in seen(app))
+        await until(pilot, lambda: "1 presets/c.toml" in seen(app) and "segtui --headless presets/c.toml --queue" in seen(app))
         await pilot.press("escape")
         assert marked(app) == []
         assert "1 presets/c.toml" not in seen(app)

@@ -82,11 +82,16 @@ def shown(entries: list[Entry], runs: Path) -> list[Shown]:
     waiting = [entry.id for entry in entries if entry.state == "queued"]
     found = []
     for entry in entries:
-        run, record = (RunFolder(runs / entry.run) if entry.run else None), None
-        if run is not None:
-            try:
-                record = run.read()
-            except RequestError:  # deleted since, or damaged: what the queue knows of it is told
-                run = None
-        found.append(Shown(entry, run, record, waiting.index(entry.id) + 1 if entry.id in waiting else None))
+        run = RunFolder(runs / entry.run) if entry.run else None
+        record = _record(run, entry.ticket) if run else None
+        found.append(Shown(entry, run if record else None, record, waiting.index(entry.id) + 1 if entry.id in waiting else None))
     return found
+
+
+def _record(run: RunFolder, ticket: str) -> RunRecord | None:
+    """None where it was deleted or is damaged, or another run has its name now."""
+    try:
+        record = run.read()
+    except RequestError:
+        return None
+    return record if record.ticket == ticket else None

@@ -56,7 +56,7 @@ class LaunchScreen(Screen[None]):
         Binding("v", "next_view", "Form/check", id="launch.view"),
         Binding("right,l", "focus_form", "Edit fields", show=False, id="launch.form"),
         Binding("left,h", "focus_list", "Presets", show=False, id="launch.list"),
-        Binding("escape", "clear", "Back to the presets, or clear filter and marks", show=False, id="launch.clear"),
+        Binding("escape", "clear", "Back, or clear filter and marks", show=False, id="launch.clear"),
     ]
 
     toggles: reactive[Toggles] = reactive(Toggles)
@@ -245,13 +245,17 @@ class LaunchScreen(Screen[None]):
         self.query_one(PresetList).draw_again()
         self._read()
 
+    @on(PresetList.Marked)
     def _show_command(self) -> None:
-        """What would do the same without a screen."""
+        """What would do the same without a screen; no one command does it for marked presets with edits of their own."""
+        marked = self.query_one(PresetList).marked
+        paths = marked or ([self.path] if self.path else [])
         command = ""
-        if self.path is not None:
+        if paths and not any(self.edits.get(path) for path in marked):
             switches = [f"--{name}" for name in self.toggles.__struct_fields__ if getattr(self.toggles, name)]
-            sets = [part for each in self.overrides for part in ("--set", each)]
-            command = shlex.join(["segtui", "--headless", label(self.path), *switches, *sets])
+            switches += ["--queue"] if len(marked) == 1 else []
+            sets = [part for each in self.overrides for part in ("--set", each)] if not marked else []
+            command = shlex.join(["segtui", "--headless", *map(label, paths), *switches, *sets])
         self.query_one("#command", Static).update(Text(command, style="dim"))
 
     # What the doctor says

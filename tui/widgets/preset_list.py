@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
@@ -17,6 +18,9 @@ from tui.themes import style
 
 class PresetList(OptionList):
     """`edited` are the presets that differ from their files."""
+
+    class Marked(Message):
+        """Other presets are marked now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="launch.down"),
@@ -58,6 +62,7 @@ class PresetList(OptionList):
     def unmark(self) -> None:
         self.marked = []
         self.draw_again()
+        self.post_message(self.Marked())
 
     def action_mark(self) -> None:
         option = self.highlighted_option
@@ -69,6 +74,7 @@ class PresetList(OptionList):
         else:
             self.marked.append(path)
         self.draw_again()
+        self.post_message(self.Marked())
         self.action_cursor_down()
 
     def _line(self, path: Path) -> Text:
