@@ -24,11 +24,14 @@ FORMAT = 1
 HEARTBEAT_S = 2.0
 SILENT_S = 60.0
 """A run on another machine that has said nothing for this long is taken for lost."""
+TICKET = "SEGTUI_TICKET"
+"""The variable by which a queue knows the process of an entry, and its run."""
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
     """run.json. Times are unix seconds. `pid_started` tells a process from a later one with the same number; `booted` is the
-    system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept).
+    system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept). `ticket` is
+    what a queue gave it.
     """
 
     format: int = FORMAT
@@ -54,6 +57,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     git_commit: str | None = None
     data: dict[str, str] = {}
     wandb_id: str = ""
+    ticket: str = ""
     resumed: int = 0
     error: str | None = None
     traceback: str | None = None

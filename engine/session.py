@@ -32,7 +32,7 @@ from engine.failures import CANNOT_WRITE, in_one_line
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
-from engine.run import RunFolder, RunLock, RunRecord, check_resumable, claim
+from engine.run import TICKET, RunFolder, RunLock, RunRecord, check_resumable, claim
 from engine.schema import Preset
 from engine.snapshot import Snapshots
 from engine.system import Heartbeat, out_of_memory_kills
@@ -298,9 +298,11 @@ class Session:
             git_commit=_git_commit(),
             data=setup.digests,
             wandb_id=secrets.token_hex(4),
+            ticket=os.environ.get(TICKET, ""),
         )
         if resumed:
             record.created, record.wandb_id, record.resumed = resumed.record.created, resumed.record.wandb_id, resumed.record.resumed + 1
+            record.ticket = resumed.record.ticket
         return record
 
     def _tracker(self, resumed: bool) -> Tracker:

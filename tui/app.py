@@ -21,6 +21,7 @@ from textual.events import Resize
 from textual.filter import LineFilter
 from textual.screen import Screen
 
+from engine.box_queue import BoxQueue
 from engine.errors import RequestError
 from engine.run import RunFolder, all_runs
 from engine.visible import visible, visible_lines
@@ -115,7 +116,7 @@ class SegtuiApp(App[None]):
         themes.follow(self.current_theme)
 
     def on_mount(self) -> None:
-        if not any(True for _ in all_runs(self.runs)):
+        if not any(True for _ in all_runs(self.runs)) and not BoxQueue(self.runs).file.exists():
             self.switch_mode("launch")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -225,8 +226,14 @@ class SegtuiApp(App[None]):
         self._close_messages_no_wait()
 
     def live(self) -> list[str]:
-        """What was started here and goes on without us, in a line each."""
-        return [_goes_on(each) for each in self.launched if not each.is_over and each.exit_code is None]
+        """What was started here and goes on without us, in a line each; the queue, whoever started it."""
+        lines = [_goes_on(each) for each in self.launched if not each.is_over and each.exit_code is None]
+        queue = BoxQueue(self.runs)
+        if queue.is_worked_on:
+            from tui.queueing import command
+
+            lines.append(f"the queue goes on: {command(queue)}")
+        return lines
 
 
 def _goes_on(launched: Launched) -> str:

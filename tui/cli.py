@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
+from engine.events import Toggles
 from engine.views import DEFAULT
 from engine.visible import visible, visible_lines
 
@@ -23,12 +24,18 @@ COMMANDS = """commands (each has --help):
   segtui check PRESET                 preset, data and machine looked at, nothing trained
   segtui runs | checkpoints           listings
   segtui attach RUN | stop RUN        a run that was started elsewhere
+  segtui queue                        runs one after another: list, move, cancel, clear, start
 
 """
 EXIT_CODES = """exit codes: 0 done; 1 failed while running; 2 the request was wrong, one message names the fix;
 3 stopped, can be resumed; 130 interrupted before anything could be saved"""
 
-
+QUEUE_ACTIONS = {
+    "move": "change the order of those that wait",
+    "cancel": "take out what waits; what runs is stopped by `segtui stop RUN`, and the next one starts",
+    "clear": "forget those that are over; their runs stay",
+    "start": "go on with it, where its process is gone",
+}
 JSON_HELP = "one json object a line on stdout, and nothing else"
 
 
@@ -68,6 +75,7 @@ def _run(given: list[str]) -> int:
         "attach": _attach,
         "stop": _stop,
         "check": _check,
+        "queue": _queue,
     }
     if given and given[0] in commands:
         return commands[given[0]](given[1:])
@@ -82,21 +90,28 @@ def _train(given: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("preset", nargs="?", metavar="PRESET", help="a preset's file (.toml, .py) or a built-in one's name")
+    presets = "a preset's file (.toml, .py) or a built-in one's name; several are queued and run one after another"
+    parser.add_argument("presets", nargs="*", default=[], metavar="PRESET", help=presets)
     parser.add_argument("--headless", action="store_true", help="train without a screen")
     parser.add_argument("--debug", action="store_true", help="a subset of the data, no checkpoints, debug_ in the names")
     parser.add_argument("--deterministic", action="store_true", help="the same preset gives the same weights, byte for byte")
     parser.add_argument("--private", action="store_true", help="your own Weights & Biases entity, not the team's")
     _overrides(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a stopped, failed or lost run, byte for byte")
+    parser.add_argument("--queue", action="store_true", help="queue even a single preset: it waits for its turn")
+    parser.add_argument("--devices-per-run", type=int, metavar="N", help="of the devices that the queue shares out (default: 1)")
     _common(parser)
-    options = parser.parse_args(given)  # settled below, once it is known for what
+    options = parser.parse_intermixed_args(given)  # presets before and after options; settled below, once it is known for what
     if all(value == parser.get_default(name) for name, value in vars(options).items() if name != "runs"):
         return _screens(parser, options)
     _settle(options)
-    if options.resume and (options.preset or options.overrides or options.debug or options.deterministic or options.private):
+    toggles = Toggles(options.debug, options.deterministic, options.private)
+    is_queued = options.queue or len(options.presets) > 1
+    if options.resume and (options.presets or options.overrides or toggles != Toggles() or options.queue or options.devices_per_run):
         raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs and --json")
-    if not options.resume and not options.preset:
+    if options.devices_per_run is not None and not is_queued:
+        raise RequestError("--devices-per-run is for several presets, or one with --queue")
+    if not options.resume and not options.presets:
         raise RequestError("name a preset, as in `segtui --headless presets/pan.toml`, or a run to --resume")
     if not options.headless:
         raise RequestError("add --headless; or type `segtui` alone and choose the preset there")
@@ -104,8 +119,13 @@ def _train(given: list[str]) -> int:
 
     if options.resume:
         return headless.resume(options.resume, options.runs, as_json=options.json)
+    if is_queued:
+        from tui import queueing
+
+        devices = 1 if options.devices_per_run is None else options.devices_per_run
+        return queueing.queue_up(options.presets, options.overrides, options.runs, toggles, devices, as_json=options.json)
     return headless.train(
-        options.preset,
+        options.presets[0],
         options.overrides,
         options.runs,
         debug=options.debug,
@@ -273,6 +293,37 @@ def _stop(given: list[str]) -> int:
     from tui import headless
 
     return headless.stop(options.run, options.runs)
+
+
+def _queue(given: list[str]) -> int:
+    """`given` begins with what is done to the queue; without that it is listed."""
+    does = given[0] if given and given[0] in QUEUE_ACTIONS else ""
+    parser = Parser(
+        prog=f"segtui queue {does}".rstrip(),
+        description=QUEUE_ACTIONS.get(does, "The queue of this box: what waits, what runs, what became of it."),
+        epilog=None if does else "\n".join(f"  segtui queue {name:<8}{text}" for name, text in QUEUE_ACTIONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if does == "move":
+        parser.add_argument("id", type=int, metavar="ID", help="as `segtui queue` lists it")
+        parser.add_argument("where", choices=("up", "down", "first"))
+    if does == "cancel":
+        parser.add_argument("ids", nargs="+", type=int, metavar="ID", help="as `segtui queue` lists it")
+    _common(parser)
+    options = _parsed(parser, given[1:] if does else given)
+    from tui import queueing
+
+    match does:
+        case "start":
+            return queueing.start(options.runs, as_json=options.json)
+        case "move":
+            return queueing.move(options.id, options.where, options.runs, as_json=options.json)
+        case "cancel":
+            return queueing.cancel(options.ids, options.runs, as_json=options.json)
+        case "clear":
+            return queueing.clear(options.runs, as_json=options.json)
+    return queueing.listing(options.runs, as_json=options.json)
 
 
 def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:

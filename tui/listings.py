@@ -26,10 +26,10 @@ def runs(folder: Path, *, as_json: bool) -> int:
             rows.append({"name": run.path.name, "path": str(run.path), "state": "unreadable", "created": 0.0, "error": str(error)})
     rows.sort(key=lambda row: -row["created"])
     if as_json:
-        return _print_json(rows)
+        return print_json(rows)
     if not rows:
-        return _nothing(folder, "no runs yet: start one with `segtui --headless presets/demo.toml`")
-    _table(
+        return nothing(folder, "no runs yet: start one with `segtui --headless presets/demo.toml`")
+    table(
         ("run", "state", "preset", "epoch", "best mIoU", "toggles", "took", "age"),
         [
             (
@@ -52,10 +52,10 @@ def checkpoints(folder: Path, *, as_json: bool) -> int:
     """Best first, from the files' headers alone."""
     rows = [row.row() for row in all_checkpoints(folder)]
     if as_json:
-        return _print_json(rows)
+        return print_json(rows)
     if not rows:
-        return _nothing(folder, "no checkpoints yet: a run keeps its best after the first validation (debug runs keep none)")
-    _table(
+        return nothing(folder, "no checkpoints yet: a run keeps its best after the first validation (debug runs keep none)")
+    table(
         ("mIoU", "run", "checkpoint", "epoch", "model", "size", "age"),
         [
             (
@@ -73,7 +73,7 @@ def checkpoints(folder: Path, *, as_json: bool) -> int:
     return EXIT_DONE
 
 
-def _print_json(rows: Iterable[dict[str, Any]]) -> int:
+def print_json(rows: Iterable[dict[str, Any]]) -> int:
     for row in rows:
         try:
             line = msgspec.json.encode(row)
@@ -84,12 +84,12 @@ def _print_json(rows: Iterable[dict[str, Any]]) -> int:
     return EXIT_DONE
 
 
-def _nothing(folder: Path, text: str) -> int:
+def nothing(folder: Path, text: str) -> int:
     print(f"{visible(str(folder))}: {text}", file=sys.stderr)
     return EXIT_DONE
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """rich's table on a terminal; plain columns, never cut, where another program reads them."""
 
     from rich.table import Table
@@ -100,12 +100,12 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     if not sys.stdout.isatty():
         print("\n".join("\t".join(map(visible, row)) for row in [head, *rows]))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
-        table.add_column(name, overflow="fold", justify="right" if name in ("mIoU", "epoch", "size", "age", "took") else "left")
+        grid.add_column(name, overflow="fold", justify="right" if name in ("mIoU", "epoch", "size", "age", "took") else "left")
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    Terminal().print(table)
+        grid.add_row(*(Text(visible(cell)) for cell in row))
+    Terminal().print(grid)
 
 
 def score(value: float | None) -> str:

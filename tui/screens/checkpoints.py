@@ -44,6 +44,7 @@ class Details(VerticalScroll):
 class CheckpointsScreen(Screen[None]):
     """Headers are read in a thread, each file once as long as it does not change; the panel beside tells of the one under the cursor."""
 
+    AUTO_FOCUS: ClassVar[str | None] = "Listing"  # keys that come before the first picture are not for the filter
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "details", "Details", id="checkpoints.details"),
         Binding("space", "mark", "Mark", id="checkpoints.mark"),
@@ -81,7 +82,6 @@ class CheckpointsScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.query_one(Listing).focus()
         self._read_on()
         self.set_interval(REFRESH_S, self._read_on)
 

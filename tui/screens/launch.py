@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -11,42 +10,42 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
 from engine import catalogue, preset
-from engine.checkup import Checkup, CheckupRequest, Report
+from engine.box_queue import BoxQueue
+from engine.checkup import CheckupRequest, Report
 from engine.errors import RequestError, RunError
-from engine.events import Progress, Toggles
+from engine.events import Toggles
 from engine.preset import Draft, ProgramNotRun
 from engine.preset_saving import save_as
 from engine.schema import Preset
 from engine.worker import Request
-from tui.checkup_view import report_view
 from tui.memory import remember_preset
-from tui.preset_list import OWN, label, presets
+from tui.preset_list import OWN, label
 from tui.preset_rows import Row, override, rows
+from tui.queueing import resolved
 from tui.screens.ask import Ask
+from tui.screens.confirm import Confirm, named
 from tui.themes import style
+from tui.widgets.checkup_panel import CheckupPanel
 from tui.widgets.filter import Filter
 from tui.widgets.footer import Footer
 from tui.widgets.preset_form import Fields, PresetForm
+from tui.widgets.preset_list import PresetList, path_of
 from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
     from tui.app import SegtuiApp
 
-SETTLED_S = 0.5
-"""How long a preset stays unchanged before the doctor looks at it."""
-
 
 class LaunchScreen(Screen[None]):
     """Everything that reads presets or data does so in a thread; what comes back for another preset is passed over."""
 
+    AUTO_FOCUS: ClassVar[str | None] = "PresetList"  # keys that come before the first picture are not for the filter
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "start", "Start", id="launch.start"),
         Binding("d", "switch('debug')", "Debug", id="launch.debug"),
@@ -58,9 +57,7 @@ class LaunchScreen(Screen[None]):
         Binding("v", "next_view", "Form/check", id="launch.view"),
         Binding("right,l", "focus_form", "Edit fields", show=False, id="launch.form"),
         Binding("left,h", "focus_list", "Presets", show=False, id="launch.list"),
-        Binding("j", "cursor(1)", "Down", show=False, id="launch.down"),
-        Binding("k", "cursor(-1)", "Up", show=False, id="launch.up"),
-        Binding("escape", "clear", "Back to the presets", show=False, id="launch.clear"),
+        Binding("escape", "clear", "Back, or clear filter and marks", show=False, id="launch.clear"),
     ]
 
     toggles: reactive[Toggles] = reactive(Toggles)
@@ -69,12 +66,9 @@ class LaunchScreen(Screen[None]):
         super().__init__()
         self.path: Path | None = None
         self.draft: Draft | None = None
-        self.report: Report | None = None
-        """Of the preset as it is now; None until the doctor has looked."""
         self.edits: dict[Path, dict[str, str]] = {}
         """By preset and key, as overrides in the order in which they were made. They are kept while one looks at other presets."""
         self._everything = False
-        self._checkup: Checkup | None = None
         self._may_run: set[Path] = set()
         """Presets in Python whose code the user asked for, by name; moving the cursor over one runs nothing."""
         self._not_run = False
@@ -94,19 +88,17 @@ class LaunchScreen(Screen[None]):
         yield Static("", id="toggles")
         yield Filter("filter presets")
         with Horizontal():
-            yield OptionList(id="presets")
+            yield PresetList(lambda: [path for path, edits in self.edits.items() if edits])
             with Vertical(id="edit"):
                 yield PresetForm()
                 yield Static("", id="problem")
                 yield Static("", id="command")
-            with VerticalScroll(id="check", can_focus=True):
-                yield Static("")
+            yield CheckupPanel()
         yield Footer()
 
     def on_mount(self) -> None:
         self.add_class("-view-form")
         self._list()
-        self.query_one("#presets").focus()
         self.segtui.warm_up()
 
     def on_screen_resume(self) -> None:
@@ -125,40 +117,25 @@ class LaunchScreen(Screen[None]):
     # The list of presets
 
     def _list(self) -> None:
-        matches = self.query_one(Filter).matches
-        options = self.query_one("#presets", OptionList)
-        before = options.highlighted_option.id if options.highlighted_option else None
-        found = [(heading, [path for path in paths if matches(label(path))]) for heading, paths in presets().items()]
-        options.clear_options()
-        for heading, paths in found:
-            if paths:
-                options.add_option(Option(Text(heading, style="bold dim"), disabled=True))
-                options.add_options([Option(self._label(path), id=f"{heading}:{path}") for path in paths])
-        ids = [option.id for option in options.options if option.id]
-        if ids:
-            options.highlighted = options.get_option_index(before if before in ids else ids[0])
-        else:
+        if not self.query_one(PresetList).fill(self.query_one(Filter).matches):
             self._forget()
             self._tell("no preset matches the filter: esc clears it")
-
-    def _label(self, path: Path) -> Text:
-        return Text.assemble(("● ", style("warning")) if self.edits.get(path) else "  ", label(path))
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
         if event.option_id is None:
             return
-        path = Path(event.option_id.partition(":")[2])
+        path = path_of(event.option_id)
         if path != self.path or self.draft is None:
             self._forget()
             self.path = path
             self._read()
 
     def _forget(self) -> None:
-        self.path = self.draft = self.report = None
+        self.path = self.draft = None
         self._not_run = False
         self.query_one(PresetForm).show([])
-        self.query_one("#check Static", Static).update("")
+        self.query_one(CheckupPanel).tell("")
         self._show_command()
 
     # The preset and its edits
@@ -266,66 +243,36 @@ class LaunchScreen(Screen[None]):
         if self.path is None:
             return
         self.edits[self.path] = edits
-        options = self.query_one("#presets", OptionList)
-        for option in options.options:
-            if option.id and Path(option.id.partition(":")[2]) == self.path:
-                options.replace_option_prompt(option.id, self._label(self.path))
+        self.query_one(PresetList).draw_again()
         self._read()
 
+    @on(PresetList.Marked)
     def _show_command(self) -> None:
-        """What would do the same without a screen."""
+        """What would do the same without a screen; no one command does it for marked presets with edits of their own."""
+        marked = self.query_one(PresetList).marked
+        paths = marked or ([self.path] if self.path else [])
         command = ""
-        if self.path is not None:
+        if paths and not any(self.edits.get(path) for path in marked):
             switches = [f"--{name}" for name in self.toggles.__struct_fields__ if getattr(self.toggles, name)]
-            sets = [part for each in self.overrides for part in ("--set", each)]
-            command = shlex.join(["segtui", "--headless", label(self.path), *switches, *sets])
+            switches += ["--queue"] if len(marked) == 1 else []
+            sets = [part for each in self.overrides for part in ("--set", each)] if not marked else []
+            command = shlex.join(["segtui", "--headless", *map(label, paths), *switches, *sets])
         self.query_one("#command", Static).update(Text(command, style="dim"))
 
     # What the doctor says
 
+    @property
+    def report(self) -> Report | None:
+        """Of the preset as it is now; None until the doctor has looked."""
+        return self.query_one(CheckupPanel).report
+
     def _examine(self) -> None:
-        self.report = None
-        self._stop_examining()
-        if self.draft is None or self.resolved is None:
-            self.query_one("#check Static", Static).update("" if self.draft is None else "the preset has mistakes: the form shows them")
-            return
-        table = self.resolved.model_dump(exclude_none=True)
-        self._check(self.draft, CheckupRequest(table, self.toggles, str(self.segtui.runs.absolute())))
-
-    @work(thread=True, exclusive=True, group="check", exit_on_error=False)
-    def _check(self, draft: Draft, request: CheckupRequest) -> None:
-        worker = get_current_worker()
-        time.sleep(SETTLED_S)
-        if worker.is_cancelled:
-            return
-        self._checkup = checkup = Checkup(request)
-        try:
-            for answer in checkup:
-                self.app.call_from_thread(self._examined, draft, answer)
-        except RunError as error:
-            self.app.call_from_thread(self._examined, draft, error)
-
-    def _stop_examining(self) -> None:
-        """A doctor that nobody listens to any more; leaving the program would wait for it."""
-        if self._checkup is not None:
-            self._checkup.stop()
-            self._checkup = None
-
-    def on_unmount(self) -> None:
-        self._stop_examining()
-
-    def _examined(self, draft: Draft, answer: Progress | Report | RunError) -> None:
-        if draft is not self.draft:
-            return
-        panel = self.query_one("#check Static", Static)
-        match answer:
-            case Report():
-                self.report = answer
-                panel.update(report_view(answer))
-            case Progress():
-                panel.update(f"{answer.task} {answer.done}/{answer.total} ...")
-            case RunError():
-                panel.update(Text(str(answer), style=style("bad")))
+        panel = self.query_one(CheckupPanel)
+        if self.resolved is None:
+            panel.tell("" if self.draft is None else "the preset has mistakes: the form shows them")
+        else:
+            table = self.resolved.model_dump(exclude_none=True)
+            panel.examine(CheckupRequest(table, self.toggles, str(self.segtui.runs.absolute())))
 
     # Keys
 
@@ -337,9 +284,13 @@ class LaunchScreen(Screen[None]):
             self.action_start()
 
     def action_start(self) -> None:
-        resolved = self.resolved
+        """The preset under the cursor; with some marked, those, one after another."""
+        resolved, marked = self.resolved, self.query_one(PresetList).marked
         if self.query_one(PresetForm).is_editing:
             self.notify("a field is open: enter takes it, esc leaves it as it was", severity="warning")
+            return
+        if marked:
+            self._ask_to_queue(list(marked))
             return
         if resolved is None or self.path is None:
             self.notify("this preset has a mistake, or is not read yet", severity="warning")
@@ -351,6 +302,37 @@ class LaunchScreen(Screen[None]):
         remember_preset(self.path)
         warnings = self.report.warnings if self.report is not None else None
         self.segtui.start(Request(resolved.model_dump(exclude_none=True), self.toggles, self.segtui.runs.absolute(), warnings=warnings))
+
+    def _ask_to_queue(self, paths: list[Path]) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._queue([(path, list(self.edits.get(path, {}).values())) for path in paths], self.toggles)
+
+        what = "this preset" if len(paths) == 1 else f"{len(paths)} presets"
+        toggles = "" if self.toggles == Toggles() else f" with the toggles {self.toggles}"
+        question = (
+            f"Queue {what}{toggles}?\n{named([label(path) for path in paths])}\n\nThey run one after another, one on each free device."
+        )
+        self.app.push_screen(Confirm(question), answered)
+
+    @work(thread=True, group="queue", exit_on_error=False)
+    def _queue(self, asked: list[tuple[Path, list[str]]], toggles: Toggles) -> None:
+        queue = BoxQueue(self.segtui.runs)
+        try:
+            may_run = all(path in self._may_run for path, _ in asked if path.suffix == ".py")
+            queue.append(resolved(asked, run_programs=may_run), toggles)
+            queue.start()
+        except (RequestError, RunError) as error:
+            self.app.call_from_thread(self.notify, str(error), title="not queued", severity="error", timeout=10, markup=False)
+            return
+        self.app.call_from_thread(self._queued, [path for path, _ in asked])
+
+    def _queued(self, paths: list[Path]) -> None:
+        for path in reversed(paths):
+            remember_preset(path)
+        self.query_one(PresetList).unmark()
+        self.notify(f"{len(paths)} queued", markup=False)
+        self.app.switch_mode("runs")
 
     def action_save(self) -> None:
         path, overrides = self.path, self.overrides
@@ -369,15 +351,9 @@ class LaunchScreen(Screen[None]):
             self.edits.pop(path, None)
             self.notify(f"saved as {file}", markup=False)
             self._list()
-            self._go_to(file)
+            self.query_one(PresetList).go_to(file)
 
         self.app.push_screen(Ask(f"Save under which name, in {OWN}/?", f"{path.stem}-2"), answered)
-
-    def _go_to(self, file: Path) -> None:
-        options = self.query_one("#presets", OptionList)
-        ids = [option.id for option in options.options if option.id and Path(option.id.partition(":")[2]) == file]
-        if ids:
-            options.highlighted = options.get_option_index(ids[0])
 
     def action_switch(self, name: str) -> None:
         now = self.toggles
@@ -398,11 +374,7 @@ class LaunchScreen(Screen[None]):
         self.query_one(Fields).focus()
 
     def action_focus_list(self) -> None:
-        self.query_one("#presets").focus()
-
-    def action_cursor(self, by: int) -> None:
-        options = self.query_one("#presets", OptionList)
-        (options.action_cursor_down if by > 0 else options.action_cursor_up)()
+        self.query_one(PresetList).focus()
 
     def action_filter(self) -> None:
         self.query_one(Filter).open()
@@ -417,7 +389,8 @@ class LaunchScreen(Screen[None]):
         self.action_focus_list()
 
     def action_clear(self) -> None:
-        """From the form to the list; from the list to all presets."""
-        if self.focused is self.query_one("#presets"):
+        """From the form to the list; from the list to all presets, none of them marked."""
+        if self.focused is self.query_one(PresetList):
             self.query_one(Filter).close()
+            self.query_one(PresetList).unmark()
         self.action_focus_list()

@@ -1,4 +1,4 @@
-"""All runs: filter, sort, mark, compare, open, stop, delete."""
+"""All runs, under what waits for its turn: filter, sort, mark, compare, open, stop, delete."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
+from engine.box_queue import Where
 from engine.errors import RequestError
 from engine.events import Number
 from engine.run import EndedRuns, RunFolder, RunRecord, all_runs
@@ -26,6 +27,7 @@ from tui.sparkline import ValidationCurves
 from tui.widgets.filter import Filter
 from tui.widgets.footer import Footer
 from tui.widgets.listing import Cell, Listing
+from tui.widgets.queue_line import QueueLine, QueueRows, read_queue
 from tui.widgets.tabs import ScreenTabs
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ HAND_OVER_S = 0.25
 class RunsScreen(Screen[None]):
     """The list is read in a thread every two seconds while it is in sight; the curves follow the rows."""
 
+    AUTO_FOCUS: ClassVar[str | None] = "Listing"  # keys that come before the first picture are not for the filter
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", id="runs.open"),
         Binding("slash", "filter", "Filter", id="runs.filter"),
@@ -47,6 +50,8 @@ class RunsScreen(Screen[None]):
         Binding("c", "compare", "Compare", id="runs.compare"),
         Binding("s", "stop", "Stop", id="runs.stop"),
         Binding("x", "delete", "Delete", id="runs.delete"),
+        Binding("K,shift+up", "move_queued('up')", "Earlier in the queue", show=False, id="runs.queue_up"),
+        Binding("J,shift+down", "move_queued('down')", "Later in the queue", show=False, id="runs.queue_down"),
         Binding("escape", "clear", "Clear filter and marks", show=False, id="runs.clear"),
     ]
 
@@ -70,15 +75,19 @@ class RunsScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield ScreenTabs()
         yield Filter("filter by name, preset, state")
+        yield QueueLine(lambda: self.segtui.runs)
         yield Listing(COLUMNS, self._cells)
         yield Static("", classes="note", id="empty")
         yield Footer()
 
     def on_mount(self) -> None:
-        self.query_one(Listing).focus()
         self.set_interval(REFRESH_S, self._read)
 
     def on_screen_resume(self) -> None:
+        self._read()
+
+    @on(QueueLine.Changed)
+    def _queue_changed(self) -> None:
         self._read()
 
     @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
@@ -91,16 +100,21 @@ class RunsScreen(Screen[None]):
                 found[str(run.path)] = self._records.read(run)
             except RequestError as error:
                 found[str(run.path)] = str(error)
-        self.app.call_from_thread(self._take, found)
+        self.app.call_from_thread(self._take, found, read_queue(self.segtui.runs))
 
-    def _take(self, found: dict[str, RunRecord | str]) -> None:
+    def _take(self, found: dict[str, RunRecord | str], queued: QueueRows) -> None:
         self._rows = found
+        self.query_one(QueueLine).show(queued)
         self.marked = [path for path in self.marked if path in found]
         self._show()
         if not self._is_reading_logs:
             self._is_reading_logs = True
             live = {path for path, record in found.items() if isinstance(record, RunRecord) and record.ended is None}
-            wanted = [path for path in self.query_one(Listing).keys if path in live | self._were_live or path not in self._curves]
+            wanted = [
+                path
+                for path in self.query_one(Listing).keys
+                if path in found and (path in live | self._were_live or path not in self._curves)
+            ]
             self._were_live = live  # what they wrote last is read once more after their end
             self._read_curves(wanted)
 
@@ -130,7 +144,8 @@ class RunsScreen(Screen[None]):
         order = ORDERS[self._order]
         readable = {path: record for path, record in self._rows.items() if isinstance(record, RunRecord)}
         paths = sorted(readable, key=lambda path: order(readable[path])) + sorted(path for path in self._rows if path not in readable)
-        shown = [path for path in paths if wanted(searched(path, self._rows[path]))]
+        queued = [key for key in self._queued.entries if wanted(self._queued.searched(key))]
+        shown = queued + [path for path in paths if wanted(searched(path, self._rows[path]))]
         self.query_one(Listing).show(shown, self._order)
         empty = self.query_one("#empty", Static)
         empty.display = not shown
@@ -138,13 +153,25 @@ class RunsScreen(Screen[None]):
             empty.update(Text("no run matches the filter: esc clears it" if self._rows else _nothing(self.segtui.runs)))
 
     def _cells(self, path: str) -> Sequence[Cell]:
+        if path in self._queued.entries:
+            return (("", ""), *self._queued.cells(path))
         mark = ("●", self._colours.of(path)) if path in self.marked else ("", "")
         return (mark, *cells(path, self._rows[path], self._curves.get(path, ())))
 
     @property
+    def _queued(self) -> QueueRows:
+        return self.query_one(QueueLine).rows
+
+    @property
     def selected(self) -> RunFolder | None:
         key = self.query_one(Listing).selected
-        return RunFolder(Path(key)) if key else None
+        return RunFolder(Path(key)) if key in self._rows else None
+
+    @property
+    def selected_queued(self) -> str | None:
+        """The key of the row under the cursor, where it has no run yet."""
+        key = self.query_one(Listing).selected
+        return key if key in self._queued.entries else None
 
     @on(Listing.Selected)
     def _open(self) -> None:
@@ -153,6 +180,14 @@ class RunsScreen(Screen[None]):
     def action_open(self) -> None:
         if run := self.selected:
             self.segtui.open_run(run)
+        elif key := self.selected_queued:
+            self.query_one(QueueLine).open(key)
+
+    def action_move_queued(self, where: Where) -> None:
+        if key := self.selected_queued:
+            self.query_one(QueueLine).move(key, where)
+        else:
+            self.notify("only what waits in the queue can be moved", severity="warning")
 
     def action_filter(self) -> None:
         self.query_one(Filter).open()
@@ -179,7 +214,7 @@ class RunsScreen(Screen[None]):
     def action_mark(self) -> None:
         listing = self.query_one(Listing)
         path = listing.selected
-        if path is None:
+        if path not in self._rows:
             return
         if path in self.marked:
             self.marked.remove(path)
@@ -201,6 +236,8 @@ class RunsScreen(Screen[None]):
     def action_stop(self) -> None:
         run = self.selected
         if run is None:
+            if self.selected_queued:
+                self.notify("it has no run yet: x takes it out of the queue", severity="warning")
             return
 
         def answered(yes: bool | None) -> None:
@@ -221,8 +258,11 @@ class RunsScreen(Screen[None]):
 
     def action_delete(self) -> None:
         """The marked ones; with none marked, the one under the cursor."""
-        selected = self.query_one(Listing).selected
-        paths = self.marked or ([selected] if selected else [])
+        if (key := self.selected_queued) and not self.marked:
+            self.query_one(QueueLine).remove_row(key)
+            return
+        selected = self.selected
+        paths = self.marked or ([str(selected.path)] if selected else [])
         live = [path for path in paths if _is_live(self._rows[path])]
         if live:
             one = len(live) == 1
