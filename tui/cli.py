@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
-from engine.views import DEFAULT
 from engine.visible import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -141,6 +140,8 @@ def _predict(given: list[str]) -> int:
 
 def predict_parser() -> argparse.ArgumentParser:
     """The arguments of `segtui predict`, of the screen for it too."""
+    from engine.views import DEFAULT
+
     parser = Parser(
         prog="segtui predict",
         description="Predict a split or a folder of images with one checkpoint or several, into a submission.",
