@@ -1,6 +1,6 @@
 """A hard vote of 6 submissions of 256x256, from files to a file: `python -m benchmarks.hard_vote [--json]`.
 
-The reference counts each pixel in Python. It runs on fewer images, and is scaled: its time goes by the image.
+The reference counts each pixel in Python. Both run on fewer than the 800 images told of and are scaled: their time goes by the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from engine.votes import open_vote
 SIDE = 256
 CLASSES = 11
 MEMBERS = 6
-IMAGES = 800
+TOLD = 800
+IMAGES = 100
 COUNTED = 2
 ROUNDS = 3
 
@@ -39,9 +40,10 @@ def rows() -> Iterator[Row]:
         if out.read_bytes() != counted_out.read_bytes():
             raise SystemExit("the two ways voted differently")
         reference, ours = by_turns(lambda: count(few, counted_out), lambda: vote(many, out), rounds=ROUNDS)
-        scaled = [seconds * IMAGES / COUNTED for seconds in reference]
-        note = f"the reference counted {COUNTED} images and is scaled to {IMAGES}"
-        yield faster(f"hard vote of {MEMBERS} submissions of {IMAGES} images", scaled, ours, at_least(50), note)
+        counted = [seconds * TOLD / COUNTED for seconds in reference]
+        voted = [seconds * TOLD / IMAGES for seconds in ours]
+        note = f"scaled: the reference counted {COUNTED} images, ours {IMAGES}"
+        yield faster(f"hard vote of {MEMBERS} submissions of {TOLD} images", counted, voted, at_least(50), note)
 
 
 def submissions(folder: Path, name: str, images: int) -> list[Path]:
