@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.measure import Mark, Row, show
 from engine.checkpoint import save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.errors import EXIT_DONE
@@ -33,23 +35,17 @@ CLASSES = ["Background", *(f"class {number}" for number in range(1, 11))]
 MEMBERS = {"Unet": "resnet18", "FPN": "mobilenet_v2"}
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["vote"]:
-        vote(Path(sys.argv[2]), int(sys.argv[3]))
-        return
+def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        found = {
-            count: json.loads(subprocess.check_output([sys.executable, "-m", __spec__.name, "vote", name, str(count)])) for count in COUNTS
-        }
-    few, many = (found[count]["MiB"] for count in COUNTS)
-    if "--json" in sys.argv:
-        print(json.dumps({"MiB": {str(count): found[count]["MiB"] for count in COUNTS}, "ratio": many / few}))
-        return
-    for count in COUNTS:
-        print(f"{count:4d} images of {SIDE}x{SIDE}: {found[count]['MiB']:.0f} MiB, a loader worker {found[count]['worker MiB']:.0f} MiB")
-    print(f"{many / few - 1:+.1%}")
+        few, many = (
+            json.loads(subprocess.check_output([sys.executable, "-m", "benchmarks.soft_vote_memory", "vote", name, str(count)]))
+            for count in COUNTS
+        )
+    note = f"the reference is ours over {COUNTS[0]} images: memory is flat where the ratio is about 1"
+    name = f"memory of a soft vote over {COUNTS[1]} images"
+    yield Row(name, "MiB", few["MiB"], many["MiB"], many["MiB"] / few["MiB"], Mark("ratio", "<=", 1.1), note)
 
 
 def prepare(folder: Path) -> None:
@@ -100,4 +96,7 @@ def vote(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["vote"]:
+        vote(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        show(rows())

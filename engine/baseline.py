@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -160,7 +160,7 @@ class Reading:
         self.note(Problem(message, key=key, fix=fix))
 
     def note(self, problem: Problem) -> None:
-        problem = replace(problem, file=self.file, line=self.source.line(problem.key))
+        problem = problem._replace(file=self.file, line=self.source.line(problem.key))
         if problem not in self.problems:
             self.problems.append(problem)
 

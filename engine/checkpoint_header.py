@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 METADATA_KEY = "segtui"
 FORMAT = 1
+OFFSETS = b'"data_offsets":['
 LARGEST_HEADER = 100_000_000  # as the safetensors library's own limit
 
 
@@ -36,6 +36,16 @@ class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self, order="deterministic").decode()
 
 
+class _Head(msgspec.Struct):
+    """Of safetensors' own header what is wanted here; the tensors are checked to be json and passed over."""
+
+    metadata: dict[str, str] = msgspec.field(name="__metadata__")
+
+
+_description_decoder = msgspec.json.Decoder(CheckpointHeader)
+_head_decoder = msgspec.json.Decoder(_Head)
+
+
 class HeaderError(Exception):
     """A file that is no whole checkpoint of this program; the message says why, without the file's name."""
 
@@ -50,25 +60,21 @@ def read_header(path: Path) -> CheckpointHeader:
             length = struct.unpack("<Q", prefix)[0]
             if length > LARGEST_HEADER:
                 raise HeaderError("is no safetensors file")
-            table = json.loads(file.read(length))
+            head = file.read(length)
             size = file.seek(0, 2)
     except OSError as error:
         raise HeaderError(f"cannot be read: {error.strerror}") from None
+    try:
+        content = _head_decoder.decode(head).metadata[METADATA_KEY].encode()
+        end = _end_of_tensors(head)
+    except (msgspec.ValidationError, KeyError):  # json of another kind
+        raise HeaderError("was not written by segtui" if head.startswith(b"{") else "is no safetensors file") from None
     except (ValueError, RecursionError):
         raise HeaderError("is no safetensors file, or is cut off") from None
-    if not isinstance(table, dict):
-        raise HeaderError("is no safetensors file")
-    metadata = table.pop("__metadata__", None)
-    try:
-        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-        content = metadata[METADATA_KEY]
-        content = content.encode()
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
-        raise HeaderError("was not written by segtui") from None
     if size < 8 + length + end:
         raise HeaderError(f"is cut off: {size} bytes of {8 + length + end}")
     try:
-        header = msgspec.json.decode(content, type=CheckpointHeader)
+        header = _description_decoder.decode(content)
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"has a description that cannot be read: {error}") from None
     if not _names_a_model(header.preset):
@@ -78,7 +84,13 @@ def read_header(path: Path) -> CheckpointHeader:
     return header
 
 
+def _end_of_tensors(head: bytes) -> int:
+    """Where the data ends. The library lists tensors in the order of their data, and to decode all of them is most of the work."""
+    at = head.rfind(OFFSETS)
+    return int(head[at:].split(b",", 1)[1].split(b"]", 1)[0]) if at >= 0 else 0
+
+
 def _names_a_model(preset: dict[str, Any]) -> bool:
     model = preset.get("model")
-    named = isinstance(model, dict) and all(isinstance(model.get(key), str) for key in ("type", "encoder_name"))
+    named = isinstance(model, dict) and isinstance(model.get("type"), str) and isinstance(model.get("encoder_name"), str)
     return named and isinstance(preset.get("data", {}), dict)

@@ -7,8 +7,7 @@ failure while running that we can explain (exit code 1). Anything else is a defe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import NamedTuple
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -19,9 +18,8 @@ LONGEST = 4000
 """Characters of one problem: it may quote a file's content, which may be anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake: what is wrong, where it stands, and what to write instead.
+class Problem(NamedTuple):
+    """One mistake: what is wrong, where it stands, and what to write instead. No dataclass: `--help` would wait for `inspect`.
 
     `file` is the path as the user gave it, `key` a dotted path such as `model.encoder_name`, `line` counts from 1.
     """
@@ -62,6 +60,8 @@ class Stopped(Exception):
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """The nearest allowed word as a sentence, or the allowed words where none is near (all of up to 12, else none)."""
+    from difflib import get_close_matches  # `--help` makes no mistakes
+
     choices = sorted(set(allowed))
     by_lower = {choice.lower(): choice for choice in choices}
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -195,6 +197,18 @@ def decode(line: bytes) -> AnyEvent:
     return _decoder.decode(line)
 
 
+def stretches(events: Sequence[AnyEvent]) -> Iterator[list[Step] | AnyEvent]:
+    """Steps that follow one another together, everything else alone, in order: a long history is nearly all steps."""
+    start = 0
+    for at in [at for at, event in enumerate(events) if type(event) is not Step]:
+        if start < at:
+            yield cast("list[Step]", events[start:at])
+        yield events[at]
+        start = at + 1
+    if start < len(events):
+        yield cast("list[Step]", events[start:])
+
+
 class EventLog:
     """Appends events to a file: one writer, one `write` a line, so that a reader sees whole lines.
 
@@ -249,16 +263,22 @@ class EventReader:
             return []
         whole = block[: block.rfind(b"\n") + 1]
         self.offset += len(whole)
+        events = self._decoded(whole)
+        fitting = [event for event in events if type(event) is Step or self._fits(event)]
+        self.unreadable += len(events) - len(fitting)
+        return fitting
+
+    def _decoded(self, whole: bytes) -> list[AnyEvent]:
+        """All lines in one call, which takes half the time, where each of them is one event; else one by one."""
+        with suppress(ValueError, RecursionError):
+            events = _decoder.decode_lines(whole)
+            if len(events) == whole.count(b"\n"):
+                return events
         events = []
         for line in whole.splitlines():
             try:
-                event = decode(line)
+                events.append(decode(line))
             except (ValueError, RecursionError):
-                self.unreadable += 1
-                continue
-            if self._fits(event):
-                events.append(event)
-            else:
                 self.unreadable += 1
         return events
 

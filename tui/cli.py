@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEST, RequestError, RunError
-from engine.events import Toggles
-from engine.views import DEFAULT
 from engine.visible import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -105,9 +103,9 @@ def _train(given: list[str]) -> int:
     if all(value == parser.get_default(name) for name, value in vars(options).items() if name != "runs"):
         return _screens(parser, options)
     _settle(options)
-    toggles = Toggles(options.debug, options.deterministic, options.private)
+    toggles = (options.debug, options.deterministic, options.private)
     is_queued = options.queue or len(options.presets) > 1
-    if options.resume and (options.presets or options.overrides or toggles != Toggles() or options.queue or options.devices_per_run):
+    if options.resume and (options.presets or options.overrides or any(toggles) or options.queue or options.devices_per_run):
         raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs and --json")
     if options.devices_per_run is not None and not is_queued:
         raise RequestError("--devices-per-run is for several presets, or one with --queue")
@@ -120,10 +118,11 @@ def _train(given: list[str]) -> int:
     if options.resume:
         return headless.resume(options.resume, options.runs, as_json=options.json)
     if is_queued:
+        from engine.events import Toggles
         from tui import queueing
 
         devices = 1 if options.devices_per_run is None else options.devices_per_run
-        return queueing.queue_up(options.presets, options.overrides, options.runs, toggles, devices, as_json=options.json)
+        return queueing.queue_up(options.presets, options.overrides, options.runs, Toggles(*toggles), devices, as_json=options.json)
     return headless.train(
         options.presets[0],
         options.overrides,
@@ -161,6 +160,8 @@ def _predict(given: list[str]) -> int:
 
 def predict_parser() -> argparse.ArgumentParser:
     """The arguments of `segtui predict`, of the screen for it too."""
+    from engine.views import DEFAULT
+
     parser = Parser(
         prog="segtui predict",
         description="Predict a split or a folder of images with one checkpoint or several, into a submission.",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import cast
 
 from engine.events import AnyEvent, Epoch, RunStarted, Step, Validation
 from tui.widgets.series import Series, Smoothed
@@ -26,20 +26,13 @@ class RunCurves:
     _smooth: Smoothed = field(default_factory=lambda: Smoothed(SMOOTHING))
     _per_epoch: int = 1
 
-    def extend(self, events: Iterable[AnyEvent]) -> None:
-        """As `add` of each: a long history is nearly all steps, and those come together."""
-        for is_step, some in groupby(events, key=lambda event: type(event) is Step):
-            if is_step:
-                self._add_steps(cast("list[Step]", list(some)))
-            else:
-                for event in some:
-                    self.add(event)
-
-    def _add_steps(self, steps: list[Step]) -> None:
-        at, losses = [each.step for each in steps], [each.loss for each in steps]
+    def add_steps(self, steps: Sequence[Step]) -> None:
+        """As `add` of each."""
+        at = array("d", [each.step for each in steps])
+        losses = array("d", [math.nan if each.loss is None else each.loss for each in steps])
         self.loss.extend(at, losses)
-        self.smoothed.extend(at, [self._smooth.add(loss) for loss in losses])
-        self.rate.extend(at, [each.lr for each in steps])
+        self.smoothed.extend(at, self._smooth.extend(losses))
+        self.rate.extend(at, array("d", [math.nan if each.lr is None else each.lr for each in steps]))
 
     def add(self, event: AnyEvent) -> None:
         match event:
@@ -50,10 +43,9 @@ class RunCurves:
                 for series in (self.train_mIoU, self.val_loss, self.val_mIoU):
                     series.keep_to(event.resumed_epoch * self._per_epoch)
                 self._smooth = Smoothed(SMOOTHING)  # of the steps that are kept
-                for loss in self.loss.y:
-                    self._smooth.add(loss)
+                self._smooth.extend(self.loss.y)
             case Step():
-                self._add_steps([event])
+                self.add_steps([event])
             case Epoch():
                 self.train_mIoU.append(event.epoch * self._per_epoch, event.mIoU)
             case Validation():

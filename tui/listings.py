@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -50,7 +51,11 @@ def runs(folder: Path, *, as_json: bool) -> int:
 
 def checkpoints(folder: Path, *, as_json: bool) -> int:
     """Best first, from the files' headers alone."""
-    rows = [row.row() for row in all_checkpoints(folder)]
+    gc.disable()  # it would look through thousands of presets again and again, and there is no cycle to find
+    try:
+        rows = [row.row() for row in all_checkpoints(folder)]
+    finally:
+        gc.enable()
     if as_json:
         return print_json(rows)
     if not rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.events import AnyEvent, Checkpoint, Epoch, Message, Progress, RunEnded, RunStarted, Step, System, Validation
@@ -29,6 +30,11 @@ class RunState:
     _epoch_told: float = 0.0
     _validation_s: float = 0.0
 
+    def add_steps(self, steps: Sequence[Step]) -> None:
+        """As `add` of each."""
+        self.step, self.progress = steps[-1], None
+        self._step_times.extend((each.step, each.time) for each in steps[-RECENT_STEPS:])
+
     def add(self, event: AnyEvent) -> None:
         match event:
             case RunStarted():
@@ -39,8 +45,7 @@ class RunState:
                 self.validations = [each for each in known if each.epoch <= event.resumed_epoch]
                 self._step_times.clear()
             case Step():
-                self.step, self.progress = event, None
-                self._step_times.append((event.step, event.time))
+                self.add_steps([event])
             case Epoch():
                 self.epochs.append(event)
                 self._epoch_told = event.time

@@ -15,7 +15,7 @@ from textual.screen import Screen
 from textual.widgets import RichLog, Static
 
 from engine.errors import RequestError, RunError
-from engine.events import AnyEvent, Gpu, Message
+from engine.events import AnyEvent, Gpu, Message, stretches
 from engine.launch import Followed
 from engine.run import RunFolder, check_resumable
 from tui.curves import RunCurves
@@ -142,12 +142,16 @@ class RunScreen(Screen[None]):
 
     def _take(self, events: Sequence[AnyEvent]) -> None:
         self._dirty = True
-        self.curves.extend(events)
-        for event in events:
-            self.state.add(event)
-            if type(event) is Message:
-                at = time.strftime("%H:%M:%S", time.localtime(event.time))
-                self.query_one(RichLog).write(Text(f"{at} {event.text}", style=level_style(event.level)))
+        for some in stretches(events):
+            if isinstance(some, list):
+                self.curves.add_steps(some)
+                self.state.add_steps(some)
+                continue
+            self.curves.add(some)
+            self.state.add(some)
+            if isinstance(some, Message):
+                at = time.strftime("%H:%M:%S", time.localtime(some.time))
+                self.query_one(RichLog).write(Text(f"{at} {some.text}", style=level_style(some.level)))
 
     def _draw(self) -> None:
         if not self._dirty or not self.is_current or self.followed is None:

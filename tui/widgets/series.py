@@ -6,12 +6,14 @@ import itertools
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Literal
 
 INFINITIES = (math.inf, -math.inf)
-BRANCH = 8
+BRANCH = 16
 """Points, or ranges of the level below, that one range of a level covers."""
+MANY = 64
+"""Values at once that are worth numpy, and its import: a history is told in so many, a live run is not."""
 
 
 class Series:
@@ -37,14 +39,18 @@ class Series:
         self.x.append(x)
         self.y.append(math.nan if y is None or y in INFINITIES else y)
 
-    def extend(self, xs: Sequence[float], ys: Sequence[float | None]) -> None:
-        """As `append` of each point, in a fifth of the time where all come after the last."""
-        if (self.x and xs and xs[0] <= self.x[-1]) or any(one >= other for one, other in pairwise(xs)):
-            for x, y in zip(xs, ys, strict=True):
-                self.append(x, y)
-            return
-        self.x.extend(xs)
-        self.y.extend([math.nan if y is None or y in INFINITIES else y for y in ys])
+    def extend(self, xs: array[float], ys: array[float]) -> None:
+        """As `append` of each point, in a tenth of the time where there are many and all come after the last."""
+        if len(xs) >= MANY:
+            import numpy as np
+
+            many_x, many_y = np.frombuffer(xs), np.frombuffer(ys)
+            if (not self.x or xs[0] > self.x[-1]) and (many_x[1:] > many_x[:-1]).all():
+                self.x.extend(xs)
+                self.y.frombytes(np.where(np.isinf(many_y), np.nan, many_y).tobytes())
+                return
+        for x, y in zip(xs, ys, strict=True):
+            self.append(x, y)
 
     def keep_to(self, x: float) -> None:
         """Drop what lies after `x`."""
@@ -64,32 +70,31 @@ class Series:
             return [None] * count
         edges = [bisect_left(self.x, first + (last - first) * column / count) for column in range(count)]
         edges.append(bisect_left(self.x, math.nextafter(last, math.inf)))
-        return [self.range(start, end) for start, end in pairwise(edges)]
+        self._grow()
+        return [self._range(start, end) for start, end in pairwise(edges)]
 
     def range(self, start: int, end: int) -> tuple[float, float] | None:
         """(lowest, highest) of points start..end-1; None where all are gaps or there is none."""
         self._grow()
-        low, high = math.inf, -math.inf
-        for lows, highs, begin, stop in self._pieces(start, end):
-            for index in range(begin, stop):
-                low = lows[index] if lows[index] < low else low
-                high = highs[index] if highs[index] > high else high
-        return (low, high) if low <= high else None
+        return self._range(start, end)
 
-    def _pieces(self, start: int, end: int) -> Iterator[tuple[Sequence[float], Sequence[float], int, int]]:
-        """The fewest ranges that cover start..end-1, from the points up."""
-        lows: Sequence[float] = self.y
-        highs: Sequence[float] = self.y
-        for level in range(len(self._lows) + 1):
-            inner_start, inner_end = -(-start // BRANCH), end // BRANCH
-            whole = level < len(self._lows) and inner_end > inner_start and inner_end <= len(self._lows[level])
-            if not whole:
-                yield lows, highs, start, end
-                return
-            yield lows, highs, start, inner_start * BRANCH
-            yield lows, highs, inner_end * BRANCH, end
+    def _range(self, start: int, end: int) -> tuple[float, float] | None:
+        """From the points up: at each level what lies before and after the whole entries of the level above."""
+        lows = highs = self.y
+        low, high = math.inf, -math.inf
+        for above_lows, above_highs in zip(self._lows, self._highs, strict=True):
+            inner_start, inner_end = -(-start // BRANCH), min(end // BRANCH, len(above_lows))
+            if inner_end <= inner_start:
+                break
+            for begin, stop in ((start, inner_start * BRANCH), (inner_end * BRANCH, end)):
+                if begin < stop:
+                    low = min(low, *lows[begin:stop])  # a NaN is not less than what comes before it, and so passed over
+                    high = max(high, *highs[begin:stop])
             start, end = inner_start, inner_end
-            lows, highs = self._lows[level], self._highs[level]
+            lows, highs = above_lows, above_highs
+        if start < end:
+            low, high = min(low, *lows[start:end]), max(high, *highs[start:end])
+        return (low, high) if low <= high else None
 
     def _grow(self) -> None:
         """Bring the levels up to the points. An entry is made once all that it covers is there."""
@@ -101,24 +106,24 @@ class Series:
             if level == len(self._lows):
                 self._lows.append(array("d"))
                 self._highs.append(array("d"))
-            for start in range(len(self._lows[level]) * BRANCH, len(lows) - BRANCH + 1, BRANCH):
-                self._lows[level].append(_lowest(lows[start : start + BRANCH]))
-                self._highs[level].append(_highest(highs[start : start + BRANCH]))
+            told, whole = len(self._lows[level]) * BRANCH, len(lows) - len(lows) % BRANCH
+            if told == whole:  # then nothing above has changed either
+                return
+            self._lows[level].extend(_of_each("min", lows[told:whole], math.inf))
+            self._highs[level].extend(_of_each("max", highs[told:whole], -math.inf))
             lows, highs = self._lows[level], self._highs[level]
 
 
-def _lowest(values: Sequence[float]) -> float:
-    return min(values) if _has_no_gap(values) else min((value for value in values if value == value), default=math.inf)
+def _of_each(choose: Literal["min", "max"], values: array[float], nothing: float) -> array[float]:
+    """The least or the greatest of every BRANCH values; of gaps alone `nothing`."""
+    if len(values) >= MANY:
+        import numpy as np
 
-
-def _highest(values: Sequence[float]) -> float:
-    return max(values) if _has_no_gap(values) else max((value for value in values if value == value), default=-math.inf)
-
-
-def _has_no_gap(values: Sequence[float]) -> bool:
-    """Three times as fast as looking at each: a NaN makes the sum one."""
-    total = sum(values)
-    return total == total
+        rows = np.frombuffer(values).reshape(-1, BRANCH)
+        return array("d", getattr(np.where(np.isnan(rows), nothing, rows), choose)(axis=1).tobytes())
+    groups = (values[start : start + BRANCH] for start in range(0, len(values), BRANCH))
+    one = min if choose == "min" else max
+    return array("d", [one((value for value in group if value == value), default=nothing) for group in groups])
 
 
 class Smoothed:
@@ -130,8 +135,30 @@ class Smoothed:
         self._total = 0.0
 
     def add(self, value: float | None) -> float | None:
+        """The average after this value; None for a gap."""
         if value is None or not math.isfinite(value):
             return None
         self._sum = self.weight * self._sum + (1 - self.weight) * value
         self._total = self.weight * self._total + (1 - self.weight)
         return self._sum / self._total
+
+    def extend(self, values: array[float]) -> array[float]:
+        """The average after each of them; NaN for a gap."""
+        if len(values) < MANY:
+            return array("d", [math.nan if (average := self.add(value)) is None else average for value in values])
+        import numpy as np
+
+        averages = np.array(values)
+        finite = np.isfinite(averages)
+        known = averages[finite]
+        if len(known):
+            sums = (1 - self.weight) * np.stack([known, np.ones_like(known)])
+            sums[:, 0] += self.weight * np.array([self._sum, self._total])
+            reach = 1
+            while reach < len(known):  # a prefix sum by doubling (Hillis and Steele, 1986): each holds `reach` terms, then twice as many
+                sums[:, reach:] += self.weight**reach * sums[:, :-reach]
+                reach *= 2
+            self._sum, self._total = sums[:, -1].tolist()
+            averages[finite] = sums[0] / sums[1]
+        averages[~finite] = np.nan
+        return array("d", averages.tobytes())
