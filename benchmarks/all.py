@@ -18,7 +18,7 @@ from engine import atomic
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-NOT_ROWS = {"__init__", "all", "measure", "terminal", "written_runs"}
+NOT_ROWS = {"__init__", "all", "long_run", "measure", "terminal", "training_parts", "written_runs"}
 PACKAGES = ("torch", "segmentation-models-pytorch", "albumentations", "textual", "msgspec", "numpy")
 
 
