@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,9 @@ class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A competition baseline's data set: every annotation drawn anew for every sample, float32 images, the same augmentations."""
 
     def __init__(self, table: Preset, name: str, *extra: Any, augmented: bool) -> None:
-        self.root, self.coco = Path(table.data.root), COCO(str(Path(table.data.root) / name))
+        self.root = Path(table.data.root)
+        with redirect_stdout(sys.stderr):  # it prints
+            self.coco = COCO(str(self.root / name))
         self.ids = sorted(self.coco.imgs)
         self.number = {category: index for index, category in enumerate(sorted(self.coco.cats), start=1)}
         steps = [getattr(albumentations, each.type)(**each.args) for each in table.augment.train] if augmented else []
