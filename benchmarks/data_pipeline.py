@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from benchmarks.measure import Mark, Row, at_least, by_turns, show, spread
 from benchmarks.training_parts import BaselineData, camvid, default_preset, drawn_stars, loaders_ended, split_of
 from engine.augment import Augmentation
-from engine.dataset import SegmentationData, TrainingBatches, _stack, loader
+from engine.dataset import InTurn, SegmentationData, TrainingBatches, loader
 from engine.images import read_rgb
 from engine.masks import mask_cache
 from engine.processes import start_loader_worker
@@ -55,7 +55,7 @@ def throughput(name: str, table: Preset, data: SegmentationData) -> Iterator[Row
         baseline, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, worker_init_fn=start_loader_worker
     )
     batches = TrainingBatches(OURS, BATCH, seed=21)
-    our_loader = loader(data, batches, WORKERS, torch.device("cpu"))
+    our_loader = loader(data, batches, WORKERS, torch.device("cpu"), passing=True)
     reference, taken = by_turns(partial(drain, reference_loader), partial(drain, our_loader), rounds=5)
     before, after = SAMPLES / median(reference), OURS / median(taken)
     per_s = f"{SAMPLES} samples {spread(reference)} s, {OURS} of ours {spread(taken)} s; {WORKERS} workers each"
@@ -88,7 +88,7 @@ def stages(name: str, data: SegmentationData) -> Iterator[Row]:
     times = by_turns(*(partial(over, way, indices) for way in ways.values()), rounds=7)
     cost = {way: 1000 * median(each) / len(indices) for way, each in zip(ways, times, strict=True)}
     items = [data[1, index] for index in indices[:BATCH]]
-    cost["its share of stacking a batch"] = 1000 * median(by_turns(partial(_stack, items), rounds=20)[0]) / BATCH
+    cost["its share of stacking a batch"] = 1000 * median(by_turns(partial(InTurn(), items), rounds=20)[0]) / BATCH
     decoding = cost["decoding the JPEG"]
     sample = cost.pop("a whole sample")
     limit = Mark("ratio", "<=", 2.2)

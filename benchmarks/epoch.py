@@ -7,8 +7,10 @@ only, at their full size.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import albumentations
 import cv2
@@ -19,7 +21,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Row, at_least, by_turns, faster, show
-from benchmarks.training_parts import BaselineData, baseline_histogram, baseline_scores, default_preset, loaders_ended, part_of_camvid
+from benchmarks.training_parts import (
+    Apart,
+    BaselineData,
+    baseline_histogram,
+    baseline_scores,
+    default_preset,
+    loaders_ended,
+    part_of_camvid,
+)
 from engine.dataset import start_workers
 from engine.events import Toggles
 from engine.prepare import prepare
@@ -27,7 +37,7 @@ from engine.processes import start_loader_worker
 from engine.schema import Preset
 from engine.train import Trainer
 
-TRAIN, VAL, BATCH, WORKERS, ROUNDS = 16, 4, 4, 2, 3
+TRAIN, VAL, BATCH, WORKERS, ROUNDS = 16, 4, 4, 2, 5
 
 
 class Ours:
@@ -94,13 +104,17 @@ class Baseline:
         return np.sum([baseline_histogram(truth, found, self.classes) for truth, found in pairs], axis=0)
 
 
+def epochs(kind: type[Ours] | type[Baseline], *arguments: Any) -> Callable[[], None]:
+    return kind(*arguments).epoch
+
+
 def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = part_of_camvid(folder / "camvid", TRAIN, VAL)
         table = default_preset(root, f"data.batch_size={BATCH}", f"data.workers={WORKERS}")
-        ours, baseline = Ours(table, folder / "caches"), Baseline(table)
-        reference, taken = by_turns(baseline.epoch, ours.epoch, rounds=ROUNDS)
+        baseline, ours = Apart(partial(epochs, Baseline, table)), Apart(partial(epochs, Ours, table, folder / "caches"))
+        reference, taken = by_turns(baseline, ours, rounds=ROUNDS)
         note = f"{TRAIN} + {VAL} photographs of 480x360, Unet resnet18, batch {BATCH}, {WORKERS} workers"
         yield faster("an epoch with its validation", reference, taken, at_least(2), note)
 

@@ -6,8 +6,9 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,28 @@ def loaders_ended() -> Iterator[None]:
     finally:
         for child in multiprocessing.active_children():
             child.kill()
+
+
+class Apart:
+    """A way in a process of its own: what one way asks of the memory allocator is not the other's. `make()` gives the way there."""
+
+    def __init__(self, make: Callable[[], Callable[[], object]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        context.Process(target=_serve, args=(make, theirs), daemon=False).start()
+
+    def __call__(self) -> None:
+        self._ours.send(None)
+        self._ours.recv()
+
+
+def _serve(make: Callable[[], Callable[[], object]], asked: Connection) -> None:
+    way = make()
+    with loaders_ended(), suppress(EOFError):
+        while True:
+            asked.recv()
+            way()
+            asked.send(None)
 
 
 class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -18,6 +18,8 @@ from engine.processes import START_METHOD, start_loader_worker
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 Key = tuple[int, int]
+AHEAD = 4
+"""Batches that a loader's worker reads ahead."""
 
 
 class Batch(NamedTuple):
@@ -126,17 +128,22 @@ class InOrder(Sampler[list[Key]]):
         return iter(self.batches)
 
 
-def loader(data: SegmentationData, batches: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Item]:
-    """Yields Batch. Its own generator: iterating would otherwise draw from torch's global one and change training."""
+def loader(
+    data: SegmentationData, batches: Sampler[list[Key]], workers: int, device: torch.device, *, passing: bool = False
+) -> DataLoader[Item]:
+    """Yields Batch. Its own generator: iterating would otherwise draw from torch's global one and change training.
+
+    With `passing`, and workers, a batch is good until the next one is asked for: its memory is used again.
+    """
     return DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_stack,
+        collate_fn=InTurn() if passing and workers else stack,
         pin_memory=device.type == "cuda",
         worker_init_fn=start_loader_worker,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),
         multiprocessing_context=START_METHOD if workers else None,
     )
@@ -153,7 +160,7 @@ def start_workers(loader: DataLoader[Item], batches: TrainingBatches | Validatio
     batches.idle = False
 
 
-def _stack(items: Sequence[Item]) -> Batch:
+def stack(items: Sequence[Item]) -> Batch:
     """In a loader's worker torch's own collation puts them together in the memory that the trainer will see: nothing is copied twice."""
     images, labels, indices = zip(*items, strict=True)
     return Batch(_together(images), _together(labels), torch.tensor(indices))
@@ -162,3 +169,35 @@ def _stack(items: Sequence[Item]) -> Batch:
 def _together(arrays: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
     found: torch.Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(each)) for each in arrays])
     return found
+
+
+class InTurn:
+    """`stack` in a worker's own shared memory, which its batches take in turn: new pages for each would cost as much as decoding.
+
+    The loader gives a worker its next batch when one of its `AHEAD` is taken, and the taken one is in use meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._memory = [(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)) for _ in range(AHEAD + 2)]
+        self._next = 0
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        images, labels, indices = zip(*items, strict=True)
+        self._next = (self._next + 1) % len(self._memory)
+        kept = self._memory[self._next]
+        self._memory[self._next] = kept = (_room(kept[0], images), _room(kept[1], labels))
+        return Batch(_into(kept[0], images), _into(kept[1], labels), torch.tensor(indices))
+
+
+def _room(memory: torch.Tensor, arrays: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    size = sum(each.size for each in arrays)
+    if len(memory) < size:
+        memory = torch.empty(size, dtype=torch.uint8)
+        memory.share_memory_()  # type: ignore[no-untyped-call]
+    return memory
+
+
+def _into(memory: torch.Tensor, arrays: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    together = memory[: sum(each.size for each in arrays)].view(len(arrays), *arrays[0].shape)
+    np.stack(arrays, out=together.numpy())
+    return together

@@ -25,6 +25,7 @@ from engine.pictures import TaskProgress, read_named_split, read_pictures
 from engine.predict_request import PredictRequest, member_name
 from engine.prediction_record import MemberRecord
 from engine.probabilities import ProbabilityFile, Sidecar, class_order
+from engine.processes import keep_memory
 from engine.schema import DataTable
 from engine.submission import sole_decider
 from engine.views import IDENTITY, parse_views
@@ -75,6 +76,8 @@ def gather(request: PredictRequest, progress: TaskProgress, tell: Callable[[str]
     check_places(request.places, pictures.file_names)
     sidecar = _sidecar(request, pictures, classes)
     device = choose_device()
+    if device.type == "cpu":
+        keep_memory()
     precision = inference_precision(loaded[0].preset.train.precision, device)
     names = _unique([*(member_name(each.path) for each in loaded), *(path.name for path in request.arrays)])
     networks = [

@@ -24,6 +24,7 @@ from engine.events import Toggles
 from engine.masks import mask_cache
 from engine.model import Pretraining, build_model, check_sizes
 from engine.objective import Objective, Schedule, build_optimizer, class_weights
+from engine.processes import keep_memory
 from engine.schema import Preset
 from engine.training_data import read_data, training_size
 
@@ -78,6 +79,8 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     """Raises RequestError for everything that is wrong with preset, data or machine."""
     seed_everything(preset.train.seed, deterministic=toggles.deterministic)
     device = choose_device()
+    if device.type == "cpu":
+        keep_memory()
     precision = choose_precision(preset.train.precision, device)
 
     train, val = read_data(preset, toggles)
@@ -120,8 +123,8 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
         image_size=size,
         batches=batches,
         val_batches=val_batches,
-        train_loader=loader(train_data, batches, preset.data.workers, device),
-        val_loader=loader(val_data, val_batches, preset.data.workers, device),
+        train_loader=loader(train_data, batches, preset.data.workers, device, passing=True),
+        val_loader=loader(val_data, val_batches, preset.data.workers, device, passing=True),
         model=model,
         average=average,
         pretraining=pretraining,

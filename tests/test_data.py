@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import time
 import types
 from collections import Counter
 from pathlib import Path
@@ -316,6 +317,18 @@ def test_items_do_not_depend_on_what_reads_them(augmented: SegmentationData) -> 
         np.testing.assert_array_equal(forwards[key][0], backwards[key][0])
         np.testing.assert_array_equal(forwards[key][1], backwards[key][1])
     assert any(not np.array_equal(forwards[1, index][0], forwards[2, index][0]) for index in range(len(augmented)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_passing_batch_is_whole_until_the_next(augmented: SegmentationData, workers: int) -> None:
+    """Its memory is used again; the workers are far ahead by the time that it is looked at."""
+    batches = TrainingBatches(len(augmented), 1, 3)
+    passing = loader(augmented, batches, workers, CPU, passing=True)
+    for batches.epoch in range(1, 5):
+        kept = as_bytes(list(loader(augmented, batches, 0, CPU)))
+        for batch, expected in zip(passing, kept, strict=True):
+            time.sleep(0.02)
+            assert as_bytes([batch]) == [expected]
 
 
 def test_data_holds_arrays_and_no_object_per_image(augmented: SegmentationData, tmp_path: Path) -> None:
