@@ -134,12 +134,12 @@ class Several(Ranks):
 
     def gather(self, value: T) -> list[T]:
         values: list[Any] | None = [None] * self.count if self.is_main else None
-        dist.gather_object(value, values)
+        dist.gather_object(value, values, dst=0)
         return values or []
 
     def told(self, value: T) -> T:
         values = [value]
-        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def agree(self, asked: bool) -> bool:

@@ -13,10 +13,12 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -180,10 +182,21 @@ class Group:
                 return outcome.traceback if isinstance(outcome, Crashed) else f"{type(outcome).__name__}: {outcome}"
 
     def _kill(self) -> None:
+        """Every rank is gone afterwards. Torch, which has them as children, takes their exit codes."""
         self._board.is_over = True
         self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + CLEANING_S
+        while any(is_running(pid) for pid in self._board.pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._board.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -176,7 +176,9 @@ class Signals:
             raise SystemExit(EXIT_INTERRUPTED)
 
     def _hear(self) -> None:
-        while os.read(self._arrivals, 1):
+        while arrived := os.read(self._arrivals, 1):
+            if arrived[0] not in STOP_SIGNALS:
+                continue
             time.sleep(ANSWERED_S)
             if not self._board.stop_asked or os.getppid() != self._agent:
                 os._exit(EXIT_INTERRUPTED)
