@@ -14,7 +14,7 @@ class Board:
 
     def __init__(self, ranks: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._flags = context.RawArray("b", 3)
+        self._flags = context.RawArray("b", 4)
         self._pids = context.RawArray("i", ranks)
         self._folder = context.RawArray("c", LONGEST_PATH)
 
@@ -44,6 +44,15 @@ class Board:
     @has_main.setter
     def has_main(self, value: bool) -> None:
         self._flags[2] = value
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """A rank on this machine has died for lack of its device's memory."""
+        return bool(self._flags[3])
+
+    @is_out_of_memory.setter
+    def is_out_of_memory(self, value: bool) -> None:
+        self._flags[3] = value
 
     @property
     def folder(self) -> Path | None:

@@ -90,11 +90,11 @@ class TrainingBatches(Sampler[list[Key]]):
 class ValidationBatches(Sampler[list[Key]]):
     """Every image once, on one of the ranks; images of one size share a batch, so that none has to be changed.
 
-    A rank's batches are as large as its share of a training batch.
+    A rank's batches are as large as a part of its share of a training batch.
     """
 
-    def __init__(self, sizes: NDArray[np.int32], batch_size: int, ranks: Ranks = ALONE) -> None:
-        each = batch_size // ranks.count
+    def __init__(self, sizes: NDArray[np.int32], batch_size: int, ranks: Ranks = ALONE, parts: int = 1) -> None:
+        each = batch_size // ranks.count // parts
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, size in enumerate(sizes.tolist()):
             by_size.setdefault(tuple(size), []).append(index)

@@ -30,6 +30,8 @@ class Ranks:
     count = 1
     restarts = 0
     """How often these processes were started again because one of them had died."""
+    can_restart = False
+    """Whether they would be."""
 
     @property
     def is_main(self) -> bool:
@@ -88,18 +90,27 @@ class Ranks:
         """Give every rank rank 0's running statistics, which are those that are saved."""
 
 
-class Several(Ranks):
-    """This process as one of those that `torch.distributed` has brought together."""
+class Only(Ranks):
+    """The only rank, in a process that the worker started and would start again."""
+
+    can_restart = True
 
     def __init__(self) -> None:
-        self.number, self.count = dist.get_rank(), dist.get_world_size()
         self.restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-        self._network: DistributedDataParallel | None = None
-        self._asked: tuple[torch.Tensor, dist.Work] | None = None
 
     @property
     def pid(self) -> int:
         return os.getppid()
+
+
+class Several(Only):
+    """This process as one of those that `torch.distributed` has brought together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.count = dist.get_rank(), dist.get_world_size()
+        self._network: DistributedDataParallel | None = None
+        self._asked: tuple[torch.Tensor, dist.Work] | None = None
 
     def share(self, batch: list[T]) -> list[T]:
         each = len(batch) // self.count
@@ -165,6 +176,8 @@ ALONE = Ranks()
 
 def join() -> Ranks:
     """Meet the ranks that were started together with this one, as the environment of `elastic_launch` tells; take this rank's device."""
+    if os.environ["WORLD_SIZE"] == "1":
+        return Only()
     local, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
@@ -182,9 +195,9 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def all_devices() -> int:
-    """The GPUs that this process may use; 1 where there is none."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 1
+def gpus() -> int:
+    """The GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def synchronised(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:

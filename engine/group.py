@@ -25,14 +25,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from engine import preset
 from engine.board import Board
-from engine.distributed import all_devices
+from engine.distributed import gpus
 from engine.errors import EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError
 from engine.events import decode
 from engine.launch import cause_of_signal, conclude
 from engine.rank import Outcome, train_as_rank
 from engine.reporter import Reporter
 from engine.run import RunFolder
-from engine.schema import LaunchTable, Preset
+from engine.schema import Preset
 from engine.session import open_session
 from engine.system import out_of_memory_kills
 from engine.worker import Accepted, Crashed, Refused, Request
@@ -42,16 +42,17 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 CLEANING_S = 5.0
+MOST_HALVINGS = 3
 
 
 def open_training(request: Request, report: Reporter, stop_asked: Callable[[], bool]) -> Work:
     """The run in this process where it has one device, else in a group of processes. Raises RequestError."""
     table = preset.from_dict(request.preset)
-    devices = all_devices() if table.launch.devices == "auto" else table.launch.devices
-    if devices * table.launch.nodes == 1:
+    devices = max(gpus(), 1) if table.launch.devices == "auto" else table.launch.devices
+    if devices * table.launch.nodes == 1 and table.train.on_oom == "fail":
         return open_session(request, report, stop_asked)
     _check(table, devices)
-    group = Group(request, table.launch, devices, stop_asked)
+    group = Group(request, table, devices, stop_asked)
     try:
         group.open(report)
     except BaseException:
@@ -63,10 +64,10 @@ def open_training(request: Request, report: Reporter, stop_asked: Callable[[], b
 def _check(table: Preset, devices: int) -> None:
     launch, batch_size = table.launch, table.data.batch_size
     ranks = devices * launch.nodes
-    if sys.platform != "linux":
+    if ranks > 1 and sys.platform != "linux":
         raise RequestError(Problem("needs Linux where it is more than one", key="launch.devices", fix="set it to 1"))
-    if all_devices() > 1 and devices > all_devices():
-        raise RequestError(Problem(f"is {devices}, but there are {all_devices()} GPUs", key="launch.devices"))
+    if 0 < gpus() < devices:
+        raise RequestError(Problem(f"is {devices}, and there are only {gpus()} GPUs", key="launch.devices", fix="lower it"))
     if batch_size % ranks:
         fix = f"set it to {max(batch_size // ranks, 1) * ranks}, or use another number of devices"
         raise RequestError(Problem(f"is {batch_size}, which cannot be shared out to {ranks} devices", key="data.batch_size", fix=fix))
@@ -78,8 +79,11 @@ def _check(table: Preset, devices: int) -> None:
 class Group:
     """The ranks on this machine, as the worker sees them."""
 
-    def __init__(self, request: Request, launch: LaunchTable, devices: int, stop_asked: Callable[[], bool]) -> None:
-        self._request, self._launch, self._devices, self._stop_asked = request, launch, devices, stop_asked
+    def __init__(self, request: Request, table: Preset, devices: int, stop_asked: Callable[[], bool]) -> None:
+        self._request, self._launch, self._devices, self._stop_asked = request, table.launch, devices, stop_asked
+        self._restarts = 0  # of a debug run, which keeps no state to start again from
+        if not request.toggles.debug:
+            self._restarts = table.launch.max_restarts + (MOST_HALVINGS if table.train.on_oom == "halve" else 0)
         self._board = Board(devices)
         self._from_ranks, self._to_agent = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self.folder: Path | None = None
@@ -140,7 +144,6 @@ class Group:
     def _launch_ranks(self) -> None:
         """One call of torch's launcher, which starts the ranks again itself."""
         launch = self._launch
-        is_debug = self._request.toggles.debug  # keeps no state to start again from
         if launch.nodes == 1:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # restarts of several machines hang otherwise (torch 2.15)
@@ -153,7 +156,7 @@ class Group:
                 rdzv_backend="c10d",
                 rdzv_endpoint=launch.rendezvous or "localhost:0",
                 local_addr=None if launch.rendezvous else "localhost",
-                max_restarts=0 if is_debug else launch.max_restarts,
+                max_restarts=self._restarts,
                 logs_specs=DefaultLogsSpecs(log_dir=errors),
             )
             try:
@@ -174,7 +177,7 @@ class Group:
                 rank, failure = error.get_first_failure()
                 killed = (out_of_memory_kills() or 0) > (self._kills or 0)
                 text = cause_of_signal(-failure.exitcode, out_of_memory=killed) if failure.exitcode < 0 else failure.message.splitlines()[0]
-                restarts = f", after {self._launch.max_restarts} restarts" if self._launch.max_restarts else ""
+                restarts = f", after {self._restarts} restarts" if self._restarts else ""
                 return f"rank {rank}{restarts}: {text} ({self._run.log.name if rank == 0 else f'log-rank{rank}.txt'} has more)"
             case Refused(error):
                 return str(error)

@@ -38,6 +38,8 @@ class Setup:
     preset: Preset
     toggles: Toggles
     ranks: Ranks
+    parts: int
+    """Into how many a rank's share of a batch is cut: they go through the network one after the other, and their gradients add up."""
     device: torch.device
     precision: str
     classes: list[str]
@@ -67,6 +69,11 @@ class Setup:
         """Optimizer steps."""
         return -(-(self.batches.images // self.batches.batch_size) // self.preset.train.accumulate)
 
+    @property
+    def images_per_pass(self) -> int:
+        """What this rank's network is trained on at once."""
+        return self.batches.batch_size // self.ranks.count // self.parts
+
     def autocast(self) -> torch.autocast:
         return autocast(self.device, self.precision)
 
@@ -76,7 +83,7 @@ class Setup:
         return self.average.module if self.average is not None else self.model
 
 
-def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress, ranks: Ranks = ALONE) -> Setup:
+def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress, ranks: Ranks = ALONE, parts: int = 1) -> Setup:
     """Raises RequestError for everything that is wrong with preset, data or machine."""
     seed_everything(preset.train.seed, deterministic=toggles.deterministic)
     device = choose_device()
@@ -112,11 +119,12 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     check_loss(objective, len(train.classes), device)
     train_data = SegmentationData(train, masks["train"], augmentation)
     val_data = SegmentationData(val, masks["val"], None)
-    val_batches = ValidationBatches(val.sizes, preset.data.batch_size, ranks)
+    val_batches = ValidationBatches(val.sizes, preset.data.batch_size, ranks, parts)
     return Setup(
         preset=preset,
         toggles=toggles,
         ranks=ranks,
+        parts=parts,
         device=device,
         precision=precision,
         classes=list(train.classes),

@@ -17,6 +17,7 @@ from engine import preset
 from engine.board import Board
 from engine.checkpoint import load_resume
 from engine.dataset import start_workers
+from engine.device import is_out_of_memory
 from engine.distributed import Ranks, join, leave
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, RequestError, Stopped
 from engine.prepare import prepare
@@ -53,7 +54,9 @@ def _train(request: Request, board: Board, to_agent: Connection) -> Outcome:
     try:
         ranks = join()
         listener = None if ranks.restarts else UntilAccepted(to_agent)
-        opened, session = _open(request, listener, board, ranks)
+        halve = ranks.agree(board.is_out_of_memory)
+        board.is_out_of_memory = False
+        opened, session = _open(request, listener, board, ranks, halve=halve)
         opened = ranks.told(opened)
         if not isinstance(opened, Accepted):
             return opened
@@ -63,14 +66,16 @@ def _train(request: Request, board: Board, to_agent: Connection) -> Outcome:
             listener.accept(opened)
         run = RunFolder(opened.folder)
         log_to(run.log if ranks.is_main else run.path / f"log-rank{ranks.number}.txt", early_output)
-        outcome = _lead(session, board) if session else _follow(request, run, board, ranks)
+        parts = ranks.told(session.setup.parts if session else 1)
+        outcome = _lead(session, board) if session else _follow(request, run, board, ranks, parts)
         leave()
         return outcome
     except RunIsOver:
         raise
-    except Exception:
+    except Exception as error:
         if board.is_over:
             return EXIT_FAILED
+        board.is_out_of_memory = board.is_out_of_memory or is_out_of_memory(error)
         traceback.print_exc()
         raise
     finally:
@@ -79,23 +84,21 @@ def _train(request: Request, board: Board, to_agent: Connection) -> Outcome:
 
 
 def _open(
-    request: Request, listener: UntilAccepted | None, board: Board, ranks: Ranks
+    request: Request, listener: UntilAccepted | None, board: Board, ranks: Ranks, *, halve: bool
 ) -> tuple[Accepted | Refused | Crashed, Session | None]:
     """The run, opened by rank 0 for all, and what it tells the others of it; they have nothing to tell."""
     if not ranks.is_main:
         return Crashed(""), None
     try:
-        session = open_session(request, Reporter(listener), lambda: board.stop_asked, ranks)
+        session = open_session(request, Reporter(listener), lambda: board.stop_asked, ranks, halve=halve)
     except RequestError as error:
         return Refused(error), None
     except Exception:  # noqa: BLE001  the others wait for an answer
         return Crashed(traceback.format_exc()), None
     if ranks.restarts:
-        at, most = session.trainer.at, session.setup.preset.launch.max_restarts
-        session.setup.warnings.append(
-            f"one of the {ranks.count} processes had died (log.txt has its end): all of them go on from step {at.step}, "
-            f"restart {ranks.restarts} of {most} at most"
-        )
+        died = f"one of the {ranks.count} processes had died (log.txt tells which)" if ranks.count > 1 else "the process had died"
+        cause = f"out of memory: each batch is cut into {session.setup.parts} parts from now on" if halve else died
+        session.setup.warnings.append(f"{cause}; going on from step {session.trainer.at.step}, restart {ranks.restarts}")
     return Accepted(session.run.path, session.next_seq), session
 
 
@@ -107,10 +110,10 @@ def _lead(session: Session, board: Board) -> int:
     return code
 
 
-def _follow(request: Request, run: RunFolder, board: Board, ranks: Ranks) -> int:
+def _follow(request: Request, run: RunFolder, board: Board, ranks: Ranks, parts: int) -> int:
     """Train beside rank 0, which has opened the run and found everything in order."""
     table = preset.from_dict(request.preset)
-    setup = prepare(table, request.toggles, request.runs / ".cache", _quiet, ranks)
+    setup = prepare(table, request.toggles, request.runs / ".cache", _quiet, ranks, parts)
     torch.manual_seed(table.train.seed + ranks.number)  # as many different masks of dropout as there are images
     trainer = Trainer(setup, _quiet, lambda: board.stop_asked, _quiet)
     if request.resume:

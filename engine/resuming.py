@@ -80,5 +80,6 @@ def preset_hash(table: Preset) -> str:
     values = table.model_dump(exclude=BESIDE_THE_WEIGHTS, exclude_defaults=True)
     for key in ("root", "allow_outside"):
         values.get("data", {}).pop(key, None)
-    values.get("train", {}).pop("resume_every", None)
+    for key in ("resume_every", "on_oom"):
+        values.get("train", {}).pop(key, None)
     return hashlib.sha256(canonical(values).encode()).hexdigest()

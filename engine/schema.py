@@ -126,6 +126,8 @@ class TrainTable(Table):
     """torch.compile; the first step takes minutes on a CPU."""
     resume_every: NotNegative = 0
     """Optimizer steps between states to resume from; 0 keeps one after each epoch only."""
+    on_oom: Literal["fail", "halve"] = "fail"
+    """Where a device's memory runs out. "halve": go on from the last state with each batch in twice as many parts, three times at most."""
     sync_batchnorm: bool = False
     """On several GPUs: batch normalisation over the whole batch, not over each GPU's share of it."""
 

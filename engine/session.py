@@ -25,7 +25,7 @@ from engine import atomic, errors, preset
 from engine.checkpoint import save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
-from engine.device import device_name
+from engine.device import device_name, is_out_of_memory
 from engine.distributed import ALONE, Ranks
 from engine.errors import Problem, RequestError, RunError, Stopped
 from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, SavedWeights, State, Validation
@@ -35,6 +35,7 @@ from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
 from engine.resuming import ResumeState, preset_hash, restore
 from engine.run import TICKET, RunFolder, RunLock, RunRecord, claim
+from engine.schema import Preset
 from engine.snapshot import Snapshots
 from engine.system import Heartbeat, out_of_memory_kills
 from engine.tracking import Tracker, TrackerSettings
@@ -44,14 +45,22 @@ from engine.write_behind import WriteBehind
 if TYPE_CHECKING:
     from engine.worker import Request
 
+MOST_PARTS = 8
+"""Of a batch: it is halved three times at most."""
 VERSIONS = ("segtui", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy")
 
 
-def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bool], ranks: Ranks = ALONE) -> Session:
-    """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches."""
+def open_session(
+    request: Request, report: Reporter, stop_asked: Callable[[], bool], ranks: Ranks = ALONE, *, halve: bool = False
+) -> Session:
+    """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches.
+
+    `halve`: go on with batches in twice as many parts as before, where that can be.
+    """
     table = preset.from_dict(request.preset)
     resumed = ResumeState(RunFolder(request.resume), table) if request.resume else None
-    setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report), ranks)
+    parts = _parts(table, ranks, resumed.record.parts if resumed else 1, halve=halve)
+    setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report), ranks, parts)
     setup.warnings += setup.noticed if request.warnings is None else request.warnings
     if resumed:
         resumed.check_data(setup)
@@ -120,7 +129,7 @@ class Session:
             return errors.EXIT_DONE if state == "finished" else errors.EXIT_STOPPED
         except Exception as error:  # whatever it was: the record, the log and the listener must have it
             self.writer.settle()
-            if self.may_be_another_ranks(error):
+            if self.is_worth_another_try(error):
                 raise
             self.fail(error)
             return errors.EXIT_FAILED
@@ -159,10 +168,13 @@ class Session:
             with contextlib.suppress(OSError):
                 self.report(RunEnded(state="failed", error=cause, traceback=trace))
 
-    def may_be_another_ranks(self, error: Exception) -> bool:
-        """Whether this rank may have failed because another one has died. What can be explained is its own."""
-        is_explained = isinstance(error, (RunError, torch.OutOfMemoryError)) or getattr(error, "errno", None) in CANNOT_WRITE
-        return self.setup.ranks.count > 1 and not is_explained
+    def is_worth_another_try(self, error: Exception) -> bool:
+        """In fresh processes: with smaller parts where memory ran out; as before where another rank may have died."""
+        ranks = self.setup.ranks
+        if is_out_of_memory(error):
+            return ranks.can_restart and can_halve(self.setup.preset, self.setup.parts, ranks)
+        is_explained = isinstance(error, RunError) or getattr(error, "errno", None) in CANNOT_WRITE
+        return ranks.count > 1 and not is_explained
 
     def close_loaders(self) -> None:
         """Let the loader workers end in their own way; what does not is killed with the process."""
@@ -307,6 +319,7 @@ class Session:
             data=setup.digests,
             wandb_id=secrets.token_hex(4),
             ticket=os.environ.get(TICKET, ""),
+            parts=setup.parts,
         )
         if resumed:
             record.created, record.wandb_id, record.resumed = resumed.record.created, resumed.record.wandb_id, resumed.record.resumed + 1
@@ -343,6 +356,18 @@ class Session:
             "scheduler_name": table.scheduler.type if table.scheduler else "none",
             "classes": self.setup.classes,
         }
+
+
+def _parts(table: Preset, ranks: Ranks, before: int, *, halve: bool) -> int:
+    """Into how many a rank's share of a batch is cut; `before` is what the run had so far, perhaps on other devices."""
+    parts = before if table.data.batch_size // ranks.count % before == 0 else 1
+    return parts * 2 if halve and can_halve(table, parts, ranks) else parts
+
+
+def can_halve(table: Preset, parts: int, ranks: Ranks) -> bool:
+    """Whether a rank's share of a batch, in so many parts, may be cut into twice as many."""
+    share = table.data.batch_size // ranks.count
+    return table.train.on_oom == "halve" and parts < MOST_PARTS and share % (2 * parts) == 0
 
 
 def remove_leftovers(run: RunFolder) -> None:

@@ -74,7 +74,7 @@ class Trainer:
     def train(self) -> None:
         """Run to the last epoch or to the end of patience. Raises Stopped, or RunError where training cannot go on."""
         self.network = self.ranks.wrap(self.network)
-        if self.ranks.count > 1 and self.at.step == 0:  # one of them may die, and the others then go on from here
+        if self.ranks.can_restart and self.at.step == 0:  # one of them may die, and all of them then go on from here
             self.hand_over()
             self.keep_state()
         while self.at.epoch <= self.setup.preset.train.epochs and not self.is_patience_spent():
@@ -115,17 +115,21 @@ class Trainer:
 
     def backward(self, stream: Iterator[Batch], group: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Add up the gradients of `group` batches; their mean loss on the device, and their images' indices."""
-        losses, indices = [], []
-        for done in range(1, group + 1):
+        losses: list[torch.Tensor] = []
+        indices: list[torch.Tensor] = []
+        passes = group * self.setup.parts
+        for _ in range(group):
             batch = self.steps.wait_for(stream)
-            images, labels = self.on_device(batch)
-            with nullcontext() if done == group else self.ranks.gradients_later():
-                with self.setup.autocast():
-                    logits = predict_logits(self.network, images)
-                loss = self.setup.objective(logits, labels, self.ranks.mean)
-                self.setup.scaler.scale(loss / group).backward()
-            self.matrix += confusion_matrix(labels, logits.detach().argmax(dim=1), len(self.setup.classes))
-            losses.append(loss.detach())
+            whole = self.on_device(batch)
+            for images, labels in zip(*(tensor.chunk(self.setup.parts) for tensor in whole), strict=True):
+                is_last = len(losses) + 1 == passes
+                with nullcontext() if is_last else self.ranks.gradients_later():
+                    with self.setup.autocast():
+                        logits = predict_logits(self.network, images)
+                    loss = self.setup.objective(logits, labels, self.ranks.mean)
+                    self.setup.scaler.scale(loss / passes).backward()
+                self.matrix += confusion_matrix(labels, logits.detach().argmax(dim=1), len(self.setup.classes))
+                losses.append(loss.detach())
             indices.append(batch.indices)
         return torch.stack(losses).mean(), torch.cat(indices)
 

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from engine import preset
 from engine.coco import IGNORED
 from engine.dataset import TrainingBatches, ValidationBatches
 from engine.distributed import Several, join, leave
-from engine.events import EventReader, Message
+from engine.events import EventReader, Message, Toggles
 from engine.objective import Objective
+from engine.prepare import prepare
 from engine.run import RunFolder
 from engine.schema import LossTable
+from engine.train import Trainer
 from tests.conftest import write_shapes
 from tests.training import Headless, kill, record, wait_for, write_preset
 
@@ -201,8 +204,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, name: str, runs: str, *arguments: str) -> Headless:
-    return Headless.start(place / name, "--runs", place / runs, *arguments, WANDB_MODE="disabled", OMP_NUM_THREADS="1")
+def start(place: Path, name: str, runs: str, *arguments: str, **environment: str) -> Headless:
+    return Headless.start(place / name, "--runs", place / runs, *arguments, WANDB_MODE="disabled", OMP_NUM_THREADS="1", **environment)
 
 
 def finished(run: Headless) -> Headless:
@@ -214,13 +217,14 @@ def folder_of(run: Headless, place: Path, runs: str) -> Path:
     return place / runs / run.of("run_started")[0]["run"]
 
 
-def rank_1(agent: int) -> psutil.Process:
-    """The process that writes to log-rank1.txt."""
-    return next(
-        child
-        for child in psutil.Process(agent).children()
-        if any(file.path.endswith("log-rank1.txt") and file.fd == 1 for file in child.open_files())
-    )
+def writes_to(process: psutil.Process, log: str) -> bool:
+    return any(Path(file.path).name == log and file.fd == 1 for file in process.open_files())
+
+
+def rank_of(run: Path, number: int) -> psutil.Process:
+    """The process of a rank, by the log that it writes to."""
+    log = f"log-rank{number}.txt" if number else "log.txt"
+    return next(child for child in psutil.Process(record(run)["pid"]).children() if writes_to(child, log))
 
 
 def weights(run: Path) -> bytes:
@@ -299,18 +303,11 @@ def test_a_killed_rank_changes_nothing(whole: Headless, place: Path, victim: int
     run = start(place, "tiny.toml", runs, *TWO, "--set", "train.resume_every=4")
     run.until(lambda event: event["type"] == "step" and event["step"] >= 9)
     path = folder_of(run, place, runs)
-    agent = record(path)["pid"]
-    other = rank_1(agent)
-    ranks = [
-        child
-        for child in psutil.Process(agent).children()
-        if any(file.path.endswith("log.txt") and file.fd == 1 for file in child.open_files())
-    ]
-    kill(other.pid if victim else ranks[0].pid)
+    kill(rank_of(path, victim).pid)
     finished(run)
     told = [event["text"] for event in run.of("message") if "had died" in event["text"]]
     assert len(told) == 1
-    assert "restart 1 of 3" in told[0]
+    assert "restart 1" in told[0]
     second = run.of("run_started")[1]
     assert 0 < second["resumed_step"] < 30
     assert weights(path) == weights(folder_of(whole, place, "whole"))
@@ -324,7 +321,7 @@ def test_after_the_last_restart_the_run_has_failed(place: Path) -> None:
     run = start(place, "tiny.toml", "given_up", *TWO, "--set", "launch.max_restarts=0")
     run.until(lambda event: event["type"] == "step")
     path = folder_of(run, place, "given_up")
-    kill(rank_1(record(path)["pid"]).pid)
+    kill(rank_of(path, 1).pid)
     assert run.finish() == 1
     assert run.events[-1]["state"] == "failed"
     assert "rank 1" in run.events[-1]["error"]
@@ -371,6 +368,44 @@ def test_a_failure_that_is_explained_is_not_tried_again(place: Path) -> None:
     assert len(run.of("run_started")) == 1
     assert "at step" in run.events[-1]["error"]
     assert "and the other devices' images" in run.events[-1]["error"]
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(place: Path) -> None:
+    (place / "plain.toml").write_text(EXACT.format(root=place / "data").replace('class_weights = "auto"', ""))
+    table = preset.load(place / "plain.toml", ["data.background=class", "data.workers=0"])
+    found = []
+    for parts in (1, 2):
+        setup = prepare(table, Toggles(deterministic=True), place / "cache", lambda *_: None, parts=parts)
+        trainer = Trainer(setup, lambda _: None, lambda: False, lambda *_: None)
+        setup.model.train()
+        loss, indices = trainer.backward(iter(setup.train_loader), 1)
+        found.append((loss, [parameter.grad for parameter in setup.model.parameters()], indices, trainer.matrix))
+    (loss, gradients, indices, matrix), (loss2, gradients2, indices2, matrix2) = found
+    assert indices.tolist() == indices2.tolist()
+    assert torch.equal(matrix, matrix2)
+    torch.testing.assert_close(loss2, loss, rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients2, gradients, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_out_of_memory_goes_on_with_half_as_much(place: Path) -> None:
+    """The process's memory is limited to what it has in the middle of its run; the next tensor does not fit."""
+    run = start(place, "exact.toml", "oom", "--set", "train.on_oom=halve", "--set", "train.resume_every=2", MALLOC_MMAP_THRESHOLD_="65536")
+    run.until(lambda event: event["type"] == "step" and event["step"] >= 5)
+    path = folder_of(run, place, "oom")
+    assert run.of("run_started")[0]["world_size"] == 1
+    rank = rank_of(path, 0)
+    rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms, psutil.RLIM_INFINITY))
+    finished(run)
+    told = [event["text"] for event in run.of("message") if "out of memory" in event["text"]]
+    assert len(told) == 1
+    assert "cut into 2 parts" in told[0]
+    assert record(path)["parts"] == 2
+    assert record(path)["resumed"] == 1
+    first, second = run.of("run_started")
+    assert second["steps_per_epoch"] == first["steps_per_epoch"]
+    assert run.of("step")[-1]["step"] == 24
 
 
 @pytest.mark.slow
