@@ -53,7 +53,7 @@ def _train(request: Request, board: Board, to_agent: Connection) -> Outcome:
         request = replace(request, resume=board.folder, warnings=())
     try:
         ranks = join()
-        listener = None if ranks.restarts else UntilAccepted(to_agent)
+        listener = None if board.folder else UntilAccepted(to_agent)
         halve = ranks.agree(board.is_out_of_memory)
         board.is_out_of_memory = False
         opened, session = _open(request, listener, board, ranks, halve=halve)

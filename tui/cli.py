@@ -129,7 +129,7 @@ def _train(given: list[str]) -> int:
 
         devices = 1 if options.devices_per_run is None else options.devices_per_run
         shared = ["launch.devices=auto"] if options.devices is None and devices > 1 else []  # all that it is given
-        overrides = options.overrides + launch + shared
+        overrides = shared + options.overrides + launch
         return queueing.queue_up(options.presets, overrides, options.runs, Toggles(*toggles), devices, as_json=options.json)
     return headless.train(
         options.presets[0],
