@@ -6,6 +6,7 @@ Every rank makes the same calls in the same order: most of them wait for the oth
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -122,7 +123,11 @@ class Several(Only):
     def wrap(self, network: nn.Module) -> nn.Module:
         # Running statistics are not sent round in every step: training does not read them, and `same_buffers` sees to validation.
         # Some encoders have layers that nothing is asked of; they have no gradient to wait for.
-        self._network = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of another name for broadcast_buffers, which older versions lack
+            self._network = DistributedDataParallel(
+                network, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
         return self._network
 
     def gradients_later(self) -> AbstractContextManager[Any]:

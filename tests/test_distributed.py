@@ -42,7 +42,7 @@ encoder_name = "tu-convnext_atto"
 encoder_weights = "none"
 encoder_depth = 4
 decoder_channels = [32, 16, 16, 8]
-decoder_use_norm = "layernorm"
+decoder_use_norm = "identity"
 
 [data]
 root = "{root}"
