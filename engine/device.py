@@ -38,8 +38,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left. On a CPU torch has no exception of its own for it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Whether a device had no memory left. For a CPU there is no exception of its own; the last words are oneDNN's, of its work space."""
+    words = ("DefaultCPUAllocator", "Cannot allocate memory", "could not create a primitive")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(each in str(error) for each in words)
 
 
 def device_name(device: torch.device) -> str:

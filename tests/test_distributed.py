@@ -33,7 +33,7 @@ from tests.conftest import write_shapes
 from tests.training import Headless, kill, record, wait_for, write_preset
 
 CLASSES = 3
-TWO = ("--deterministic", "--devices", "2")
+TWO = ("--deterministic", "--devices", "2", "--set", "train.resume_every=4")
 # No batch normalisation, whose statistics are each device's own; most pixels are ignored, and not as many in each image.
 EXACT = """
 [model]
@@ -300,7 +300,7 @@ def test_stopped_and_resumed_with_two(whole: Headless, place: Path) -> None:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_changes_nothing(whole: Headless, place: Path, victim: int) -> None:
     runs = f"killed{victim}"
-    run = start(place, "tiny.toml", runs, *TWO, "--set", "train.resume_every=4")
+    run = start(place, "tiny.toml", runs, *TWO)
     run.until(lambda event: event["type"] == "step" and event["step"] >= 9)
     path = folder_of(run, place, runs)
     kill(rank_of(path, victim).pid)
@@ -351,7 +351,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(place: Path) -> None:
         (("--devices", "3"), "cannot be shared out to 3 devices"),
         (("--devices", "2", "--set", "train.sync_batchnorm=true"), "train.sync_batchnorm: works between GPUs only"),
         (("--nodes", "2"), "launch.rendezvous: is not set"),
-        (("--devices", "none"), 'write "auto" or a whole number from 1'),
+        (("--devices", "none"), 'Write "auto" or a whole number from 1'),
     ):
         run = start(place, "tiny.toml", "refused", *arguments)
         assert run.finish() == 2, run.events[-3:]
