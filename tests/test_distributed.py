@@ -346,6 +346,30 @@ def test_the_killed_worker_takes_its_ranks_along_and_one_device_goes_on(place: P
 
 
 @pytest.mark.slow
+def test_a_second_signal_ends_at_once(place: Path) -> None:
+    run = start(place, "tiny.toml", "twice", *TWO, "--set", "train.epochs=500")
+    run.until(lambda event: event["type"] == "step")
+    path = folder_of(run, place, "twice")
+    ranks = psutil.Process(record(path)["pid"]).children()
+    run.process.send_signal(signal.SIGTERM)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() in (3, 130)  # the first may have been obeyed already
+    assert record(path)["state"] == "stopped"
+    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 20)
+
+
+@pytest.mark.slow
+def test_interrupted_before_it_began_it_leaves_nothing(place: Path) -> None:
+    run = start(place, "tiny.toml", "early", *TWO)
+    workers: list[psutil.Process] = []
+    wait_for(lambda: bool(workers.extend(psutil.Process(run.process.pid).children(recursive=True)) or len(workers) > 2))
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 130
+    assert [each.name for each in (place / "early").glob("[!.]*")] == []
+    wait_for(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers), 30)
+
+
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_and_leaves_nothing(place: Path) -> None:
     for arguments, said in (
         (("--devices", "3"), "cannot be shared out to 3 devices"),
