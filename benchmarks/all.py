@@ -38,7 +38,7 @@ def measured(name: str) -> str:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json"], capture_output=True, text=True)
     took = f"`python -m benchmarks.{name}`, {time.monotonic() - began:.0f} s"
-    rows = [msgspec.json.decode(line, type=Row) for line in done.stdout.splitlines()]
+    rows = [msgspec.json.decode(line, type=Row) for line in done.stdout.splitlines() if line.startswith("{")]
     table = [f"## {name}", "", took, ""]
     if rows:
         table += [line(("row", "unit", *HEADINGS)), line(("---", "---", "---:", "---:", "---:", "---", "---"))]

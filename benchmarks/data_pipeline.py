@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Mark, Row, at_least, by_turns, show, spread
-from benchmarks.training_parts import BaselineData, camvid, default_preset, drawn_stars, split_of
+from benchmarks.training_parts import BaselineData, camvid, default_preset, drawn_stars, loaders_ended, split_of
 from engine.augment import Augmentation
 from engine.dataset import SegmentationData, TrainingBatches, _stack, loader
 from engine.images import read_rgb
@@ -105,6 +105,11 @@ def over(way: Callable[[int], object], indices: range) -> None:
 
 
 def main() -> None:
+    with loaders_ended():
+        measure()
+
+
+def measure() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [*rows("camvid", camvid(), Path(folder) / "caches")]
         stars = drawn_stars(Path(folder) / "stars")

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Row, at_least, by_turns, faster, show
-from benchmarks.training_parts import BaselineData, baseline_histogram, baseline_scores, default_preset, part_of_camvid
+from benchmarks.training_parts import BaselineData, baseline_histogram, baseline_scores, default_preset, loaders_ended, part_of_camvid
 from engine.dataset import start_workers
 from engine.events import Toggles
 from engine.prepare import prepare
@@ -27,7 +27,7 @@ from engine.processes import start_loader_worker
 from engine.schema import Preset
 from engine.train import Trainer
 
-TRAIN, VAL, BATCH, WORKERS, ROUNDS = 24, 8, 4, 2, 3
+TRAIN, VAL, BATCH, WORKERS, ROUNDS = 16, 4, 4, 2, 3
 
 
 class Ours:
@@ -106,6 +106,11 @@ def rows() -> Iterator[Row]:
 
 
 def main() -> None:
+    with loaders_ended():
+        measure()
+
+
+def measure() -> None:
     show(rows())
 
 

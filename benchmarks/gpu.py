@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Mark, Row, at_least, joined, show
-from benchmarks.training_parts import MEAN, STD, BaselineData, baseline_histogram, baseline_scores, drawn_stars
+from benchmarks.training_parts import MEAN, STD, BaselineData, baseline_histogram, baseline_scores, drawn_stars, loaders_ended
 from engine import preset
 from engine.augment import normalise
 from engine.dataset import start_workers
@@ -191,6 +191,11 @@ def rows() -> Iterator[Row]:
 
 
 def main() -> None:
+    with loaders_ended():
+        measure()
+
+
+def measure() -> None:
     if DEVICE.type == "cuda" or SMALL:
         show(rows())
         return

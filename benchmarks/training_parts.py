@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +93,28 @@ def split_of(table: Preset) -> Split:
     return read_split(Path(table.data.root), table.data.train, table.data.background)
 
 
+@contextmanager
+def loaders_ended() -> Iterator[None]:
+    """Loader workers ignore the SIGTERM with which multiprocessing would end them, and it would wait for them for ever."""
+    try:
+        yield
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
 class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A competition baseline's data set: every annotation drawn anew for every sample, float32 images, the same augmentations."""
 
     def __init__(self, table: Preset, name: str, *extra: Any, augmented: bool) -> None:
-        self.root, self.coco = Path(table.data.root), COCO(str(Path(table.data.root) / name))
+        self.root = Path(table.data.root)
+        with redirect_stdout(sys.stderr):  # it prints
+            self.coco = COCO(str(self.root / name))
         self.ids = sorted(self.coco.imgs)
         self.number = {category: index for index, category in enumerate(sorted(self.coco.cats), start=1)}
         steps = [getattr(albumentations, each.type)(**each.args) for each in table.augment.train] if augmented else []
         normalised = albumentations.Normalize(mean=MEAN, std=STD, max_pixel_value=1.0)
-        self.pipeline = albumentations.Compose([*steps, normalised, *extra])
+        self.pipeline, self.last = albumentations.Compose([*steps, normalised]), albumentations.Compose(extra)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,7 +128,8 @@ class BaselineData(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             mask[self.coco.annToMask(annotation) == 1] = self.number[annotation["category_id"]]
         found = self.pipeline(image=image, mask=mask)
         if found["mask"].shape[0] > found["mask"].shape[1]:  # on its side: batches need one size
-            found = {"image": np.rot90(found["image"]), "mask": np.rot90(found["mask"])}
+            found = {name: np.ascontiguousarray(np.rot90(each)) for name, each in found.items()}
+        found = self.last(**found)
         chw = np.ascontiguousarray(found["image"].transpose(2, 0, 1))
         return torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(found["mask"]).astype(np.int64))
 

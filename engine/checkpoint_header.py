@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,10 @@ class HeaderError(Exception):
     """A file that is no whole checkpoint of this program; the message says why, without the file's name."""
 
 
-def read_header(path: Path) -> CheckpointHeader:
+def read_header(path: Path | str) -> CheckpointHeader:
     """Raises HeaderError, also where the file is shorter than its header says (a torn copy)."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             prefix = file.read(8)
             if len(prefix) < 8:
                 raise HeaderError("is empty or cut off")
@@ -61,7 +62,7 @@ def read_header(path: Path) -> CheckpointHeader:
             if length > LARGEST_HEADER:
                 raise HeaderError("is no safetensors file")
             head = file.read(length)
-            size = file.seek(0, 2)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise HeaderError(f"cannot be read: {error.strerror}") from None
     try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from engine.augment import Augmentation
 from engine.coco import IGNORED, Split
@@ -160,5 +160,11 @@ def start_workers(loader: DataLoader[Item], batches: TrainingBatches | Validatio
 
 
 def _stack(items: Sequence[Item]) -> Batch:
+    """In a loader's worker torch's own collation puts them together in the memory that the trainer will see: nothing is copied twice."""
     images, labels, indices = zip(*items, strict=True)
-    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(indices))
+    return Batch(_together(images), _together(labels), torch.tensor(indices))
+
+
+def _together(arrays: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    found: torch.Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(each)) for each in arrays])
+    return found

@@ -224,19 +224,21 @@ class EventLog:
                 self.last_seq = max(self.last_seq, event.seq)
             os.truncate(path, reader.offset)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._size = os.fstat(self._descriptor).st_size
 
-    def append(self, event: AnyEvent) -> None:
-        """Raises OSError where the line cannot be written whole (a full disk); the log is then what it was before."""
+    def append(self, event: AnyEvent) -> bytes:
+        """The line as it was written. Raises OSError where it cannot be written whole (a full disk); the log is then what it was before."""
         line = encode(event) + b"\n"
-        whole = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
             if written != len(line):
                 os.write(self._descriptor, line[written:])
         except OSError as error:
-            os.truncate(self._descriptor, whole)  # the next line must not go on where this one broke off
+            os.truncate(self._descriptor, self._size)  # the next line must not go on where this one broke off
             raise OSError(error.errno, error.strerror, str(self._path)) from None
+        self._size += len(line)
         self.last_seq = event.seq
+        return line
 
     def close(self) -> None:
         os.close(self._descriptor)

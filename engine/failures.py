@@ -21,6 +21,10 @@ def in_one_line(error: Exception, kills_before: int | None) -> str:
         fix = "Free some space" if error.errno in DISK_FULL else "Make it writable"
         return f"{error.filename} could not be written: {error.strerror}. {fix}; what was saved before is whole"
     if "DataLoader worker" in text:
+        if "killed by signal" in (below := str(error.__cause__)):  # torch says in one of two places how it ended
+            text = below
+        elif "exited unexpectedly" in text:
+            text = f"{text.splitlines()[0]}: it was killed, or crashed; the kernel's log (`dmesg`) tells whether memory ran out"
         killed = (out_of_memory_kills() or 0) > (kills_before or 0)
         cause = "; the kernel killed a process for lack of memory: lower data.workers or data.batch_size" if killed else ""
         reason = text.splitlines()[-1] if "Original Traceback" in text else text.splitlines()[0]

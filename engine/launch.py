@@ -23,7 +23,7 @@ from engine.system import out_of_memory_kills
 from engine.worker import AnyRequest, Crashed, Refused, Request, main
 
 QUEUE_EVENTS = 2000
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 """Of a log that is read at once: a screen that reads it answers keys between."""
 ANSWER_S = 10.0
 """A worker answers before its first numbered event, or within moments of it."""

@@ -90,4 +90,8 @@ class PredictionRecord(msgspec.Struct, kw_only=True):
 
 def read_record(folder: Path) -> PredictionRecord:
     """Raises OSError where there is none, ValueError or RecursionError where it is of another kind."""
-    return msgspec.json.decode((folder / NAME).read_bytes(), type=PredictionRecord)
+    record = msgspec.json.decode((folder / NAME).read_bytes(), type=PredictionRecord)
+    scored = [*record.scores, *([record.fit.equal, record.fit.fitted, *record.fit.members] if record.fit else [])]
+    if any(len(array) != len(record.classes) for each in scored for array in (each.IoU, each.class_acc, each.support)):
+        raise ValueError("its scores do not go by its classes")
+    return record

@@ -160,7 +160,7 @@ def _read_chain(file: Path, *, run_programs: bool) -> list[Layer]:
         chain.append(file.resolve())
         if file.suffix == ".py" and not run_programs:
             raise ProgramNotRun(Problem("is a program: reading it runs it", file=str(file)))
-        layer = _read(file)
+        layer = _read(file, layers[-1].name if layers else "")
         layers.append(layer)
         base = layer.table.pop("extends", None)
         if base is None:
@@ -176,12 +176,17 @@ def _read_chain(file: Path, *, run_programs: bool) -> list[Layer]:
             )
 
 
-def _read(file: Path) -> Layer:
+def _read(file: Path, extended_by: str) -> Layer:
     if file.suffix == ".py":
         from engine.baseline import read_python_preset
 
         return Layer(str(file), read_python_preset(file))
-    table, text = read_toml(file)
+    try:
+        table, text = read_toml(file)
+    except RequestError as error:
+        if not extended_by:
+            raise
+        raise RequestError(problem._replace(fix=f"it is what {extended_by} extends") for problem in error.problems) from None
     return Layer(str(file), table, text)
 
 
@@ -258,13 +263,18 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _located(path: KeyPath, message: str, fix: str, layers: Sequence[Layer]) -> Problem:
-    """The problem with the place that set the key: the last layer that has it, or the longest part of its path."""
+    """The problem with the place that set the key: the last layer that has it, or the longest part of its path.
+
+    What is in an array is of the layer that set the array, as arrays replace.
+    """
     key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, path)))
     one_loss = not any(isinstance(layer.table.get("loss"), list) for layer in layers)
     if one_loss and path[:2] == ("loss", 0):
         path, key = ("loss", *path[2:]), key.replace("loss[0]", "loss")
+    in_array = next((place for place, part in enumerate(path) if isinstance(part, int)), len(path))
+    setting = [layer for layer in reversed(layers) if layer.has(path[:in_array])]
     for length in range(len(path), 0, -1):
-        for layer in reversed(layers):
+        for layer in setting[:1] if in_array < len(path) else reversed(layers):
             if layer.has(path[:length]):
                 return Problem(message, layer.name, key, layer.lines.get(path[:length]) if layer.text else None, fix)
     return Problem(

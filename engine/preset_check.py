@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -35,8 +36,18 @@ PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
 def check(merged: dict[str, Any]) -> list[Mistake]:
     """Mistakes against the schema, then against the signatures of the libraries. `loss` is an array here."""
     mistakes = [*_schema_mistakes(merged)]
+    mistakes += [(path, "is no number", "") for path in _not_numbers(merged) if path not in {path for path, _, _ in mistakes}]
     wrong = {path for path, _, _ in mistakes}
     return mistakes + [mistake for mistake in _library_mistakes(merged) if mistake[0] not in wrong]
+
+
+def _not_numbers(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """TOML has nan, and no argument has a use for it."""
+    if isinstance(value, float) and math.isnan(value):
+        yield path
+    elif isinstance(value, (dict, list)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_numbers(each, (*path, key))
 
 
 def _schema_mistakes(merged: dict[str, Any]) -> Iterator[Mistake]:

@@ -47,21 +47,21 @@ class Reporter:
             self._ended = isinstance(event, RunEnded)
             if self._log is None:
                 self._early.append(event)
+                self._offer(encode(event))
             else:
                 try:
-                    self._append(self._log, event)
+                    self._offer(self._append(self._log, event))
                 except OSError:
                     event.seq = 0  # it is not in the log, and its number will be another's
-                    self._offer(event)
+                    self._offer(encode(event))
                     raise
-            self._offer(event)
         for sink in self.sinks:
             sink(event)
 
-    def _offer(self, event: AnyEvent) -> None:
+    def _offer(self, line: bytes) -> None:
         if self._listener is not None:
             with contextlib.suppress(queue.Full):
-                self._listener.put_nowait(encode(event))
+                self._listener.put_nowait(line)
 
     def open(self, log: EventLog) -> int:
         """From now on everything goes to `log`, after what it has. Returns the number of the next event."""
@@ -73,9 +73,9 @@ class Reporter:
             return log.last_seq + 1
 
     @staticmethod
-    def _append(log: EventLog, event: AnyEvent) -> None:
+    def _append(log: EventLog, event: AnyEvent) -> bytes:
         event.seq = log.last_seq + 1
-        log.append(event)
+        return log.append(event)
 
 
 def task_progress(report: Reporter) -> Callable[[str, int, int], None]:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from engine.errors import Problem, RequestError, did_you_mean
 from engine.events import State, Toggles
 
 FORMAT = 1
+SUFFIX = ".safetensors"
 HEARTBEAT_S = 2.0
 SILENT_S = 60.0
 """A run on another machine that has said nothing for this long is taken for lost."""
@@ -245,19 +247,29 @@ class EndedRuns:
 class CheckpointRow:
     """A checkpoint file; `header` is None and `problem` says why where it cannot be used."""
 
-    path: Path
+    file: str
+    """Its path: a long list has no time for thousands of `Path`."""
     run: str
     size: int
     modified: float
     header: CheckpointHeader | None
     problem: str = ""
 
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
+
+    @property
+    def name(self) -> str:
+        """As in `best` or `epoch_003`."""
+        return self.file.rpartition("/")[2].removesuffix(SUFFIX)
+
     def row(self) -> dict[str, Any]:
         """Plain values for a listing."""
         header = self.header
         return {
             "run": self.run,
-            "path": str(self.path),
+            "path": self.file,
             "kind": header.kind if header else None,
             "epoch": header.epoch if header else None,
             "mIoU": header.mIoU if header else None,
@@ -274,7 +286,7 @@ class CheckpointRow:
 def all_checkpoints(runs: Path) -> list[CheckpointRow]:
     """The checkpoints of all runs, best first; those that cannot be used last."""
     return sorted(
-        checkpoint_rows(runs), key=lambda row: (row.header is None, -((row.header and row.header.mIoU) or 0.0), row.run, row.path.name)
+        checkpoint_rows(runs), key=lambda row: (row.header is None, -((row.header and row.header.mIoU) or 0.0), row.run, row.name)
     )
 
 
@@ -282,13 +294,16 @@ def checkpoint_rows(runs: Path, known: Mapping[str, CheckpointRow] | None = None
     """The checkpoints of all runs, in no particular order. A file that is as it was when `known` (by path) was read is not read again."""
     known = known or {}
     for run in all_runs(runs):
-        for file in run.checkpoints.glob("*.safetensors"):
-            yield _checkpoint_row(file, run.path.name, known.get(str(file)))
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(run.checkpoints) as entries:
+            for entry in entries:
+                if entry.name.endswith(SUFFIX):
+                    yield _checkpoint_row(entry, run.path.name, known.get(entry.path))
 
 
-def _checkpoint_row(file: Path, run: str, known: CheckpointRow | None) -> CheckpointRow:
+def _checkpoint_row(entry: os.DirEntry[str], run: str, known: CheckpointRow | None) -> CheckpointRow:
+    file = entry.path
     try:
-        status = file.stat()
+        status = entry.stat()
     except OSError as error:
         return CheckpointRow(file, run, 0, 0.0, None, f"cannot be read: {error.strerror}")
     if known and (known.size, known.modified) == (status.st_size, status.st_mtime):

@@ -41,6 +41,18 @@ def encode_labels(labels: NDArray[np.uint8]) -> bytes:
 
 def decode_labels(text: bytes) -> NDArray[np.uint8]:
     """The ids of a PredictionString. Raises ValueError, saying what it is that stands there, for anything but ids of 0..254."""
+    ids, ends = _ids_at_their_ends(text)
+    return np.compress(ends, ids).astype(np.uint8, copy=False)
+
+
+def count_labels(text: bytes) -> tuple[int, int]:
+    """How many ids there are, and the largest, in a quarter of the time. Raises ValueError as `decode_labels` does."""
+    ids, ends = _ids_at_their_ends(text)
+    return int(np.count_nonzero(ends)), int((ids * ends).max())
+
+
+def _ids_at_their_ends(text: bytes) -> tuple[NDArray[np.uint8] | NDArray[np.int16], NDArray[np.bool_]]:
+    """For each character the number that ends with it, and whether an id does end there."""
     codes = np.frombuffer(text, np.uint8)
     is_space = codes == SPACE
     if not codes.size:
@@ -55,22 +67,21 @@ def decode_labels(text: bytes) -> NDArray[np.uint8]:
     ids = digits.copy()
     ids[1:] += digits[:-1] * np.uint8(10)
     if not (long := ~(is_space[2:] | is_space[1:-1] | is_space[:-2])).any():
-        return np.compress(ends, ids)
-    return _with_hundreds(text, digits, ids, ends, long)
+        return ids, ends
+    return _with_hundreds(text, digits, ids, ends, long), ends
 
 
 def _with_hundreds(
     text: bytes, digits: NDArray[np.uint8], ids: NDArray[np.uint8], ends: NDArray[np.bool_], long: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+) -> NDArray[np.int16]:
     """`long` says of each place from the third on whether it and the two before it are digits."""
     if (too_long := long[1:] & long[:-1]).any():
         raise ValueError(f"{_word_at(text, int(too_long.argmax()))!r} is no class id of 0 to {MOST_ID}")
     wide = ids.astype(np.int16)
     wide[2:] += digits[:-2].astype(np.int16) * 100 * long
-    found = np.compress(ends, wide)
-    if found.max() > MOST_ID:
-        raise ValueError(f"{found.max()} is no class id of 0 to {MOST_ID}")
-    return found.astype(np.uint8)
+    if (largest := int((wide * ends).max())) > MOST_ID:
+        raise ValueError(f"{largest} is no class id of 0 to {MOST_ID}")
+    return wide
 
 
 class SubmissionReader:
@@ -154,13 +165,13 @@ class SubmissionReader:
         if image_id in self._places:
             raise self._problem(number, f"image_id {image_id!r} is there already")
         try:
-            ids = decode_labels(text)
+            count, largest = count_labels(text)
         except ValueError as error:
             raise self._problem(number, f"{image_id}: {error}") from None
-        if self._places and ids.size != self.pixels:
-            raise self._problem(number, f"{image_id} has {ids.size} class ids, the rows before have {self.pixels}")
-        self.pixels = ids.size
-        if (largest := int(ids.max())) > self.largest or not self._places:
+        if self._places and count != self.pixels:
+            raise self._problem(number, f"{image_id} has {count} class ids, the rows before have {self.pixels}")
+        self.pixels = count
+        if largest > self.largest or not self._places:
             self.largest, self.largest_line = largest, number
         self._places[image_id] = start, len(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -37,7 +38,8 @@ class WriteBehind:
         try:
             self.wait()
         except Exception:  # noqa: BLE001
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log's disk may be what failed
+                traceback.print_exc()
 
     def _do(self, work: Callable[[], None]) -> None:
         try:

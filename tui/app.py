@@ -66,6 +66,9 @@ def _predict() -> Screen[None]:
     return PredictScreen()
 
 
+LEAVING_S = 5.0
+
+
 class SegtuiApp(App[None]):
     """Launch a preset, watch a run, look through runs and checkpoints. Leaving it never stops a run."""
 
@@ -121,7 +124,14 @@ class SegtuiApp(App[None]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             # A dropped line or a polite kill: put the terminal back as it was; the runs go on.
-            loop.add_signal_handler(number, self.exit, None, 128 + number)
+            loop.add_signal_handler(number, self._leave, 128 + number)
+
+    def _leave(self, code: int) -> None:
+        """Textual's own way out can wait for ever for a terminal that is gone."""
+        self.exit(None, code)
+        deadline = threading.Timer(LEAVING_S, os._exit, (code,))
+        deadline.daemon = True
+        deadline.start()
 
     def on_resize(self, event: Resize) -> None:
         covered = isinstance(self.screen, TooSmallScreen)

@@ -27,9 +27,9 @@ COLUMNS = (
     Column("age", 5, right=True, at=70),
 )
 ORDERS: dict[str, Callable[[CheckpointRow], Any]] = {
-    "mIoU": lambda row: (-(_score(row)), row.run, row.path.name),
+    "mIoU": lambda row: (-(_score(row)), row.run, row.name),
     "age": lambda row: -row.modified,
-    "run": lambda row: (row.run, row.path.name),
+    "run": lambda row: (row.run, row.name),
     "size": lambda row: (-row.size, row.run),
     "epoch": lambda row: (-(row.header.epoch if row.header else 0), row.run),
 }
@@ -54,7 +54,7 @@ def model(row: CheckpointRow) -> str:
 
 def searched(row: CheckpointRow) -> str:
     """What the filter looks into."""
-    return f"{row.run} {row.path.stem} {model(row)} {row.header.preset.get('name', '') if row.header else ''}"
+    return f"{row.run} {row.name} {model(row)} {row.header.preset.get('name', '') if row.header else ''}"
 
 
 def cells(row: CheckpointRow, *, is_marked: bool) -> tuple[Cell, ...]:
@@ -65,7 +65,7 @@ def cells(row: CheckpointRow, *, is_marked: bool) -> tuple[Cell, ...]:
         ("●" if is_marked else "", "bold"),
         (score(header.mIoU if header else None), "bold" if header else usual),
         (row.run, usual),
-        (row.path.stem, usual),
+        (row.name, usual),
         (str(header.epoch) if header else "", usual),
         (model(row), usual),
         (f"{row.size / 2**20:.1f} MiB", usual),
@@ -79,7 +79,7 @@ def details(row: CheckpointRow) -> Text:
     if header is None:
         return Text(f"{row.path}\n\n{row.problem}", style=style("bad"))
     text = Text()
-    text.append(f"{row.run}/{row.path.stem}\n", style="bold")
+    text.append(f"{row.run}/{row.name}\n", style="bold")
     text.append(f"mIoU {score(header.mIoU)}", style="bold")
     text.append(f"  epoch {header.epoch}  {header.kind}\n\n")
     width = max((cell_len(name) for name in header.classes), default=0)

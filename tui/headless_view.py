@@ -38,7 +38,7 @@ class TerminalView:
 
     def show(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
-            self._state.add(event)
+            _follow(self._state, event)
             match event:
                 case RunStarted():
                     self._note = ""
@@ -82,7 +82,7 @@ class PlainView:
 
     def show(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
-            self._state.add(event)
+            _follow(self._state, event)
             match event:
                 case RunStarted():
                     self._print(header(self._state))
@@ -108,6 +108,12 @@ class PlainView:
     def _print(self, what: RenderableType) -> None:
         self._console.print(what, soft_wrap=not isinstance(what, (Table, Panel)))
         sys.stderr.flush()
+
+
+def _follow(state: RunState, event: AnyEvent) -> None:
+    """Of the thousands of epochs of a long run these views show the last, and how it differs from the one before."""
+    state.add(event)
+    del state.epochs[:-1], state.validations[:-2]
 
 
 def header(state: RunState) -> RenderableType:

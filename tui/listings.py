@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import EXIT_DONE, RequestError
-from engine.run import all_checkpoints, all_runs
+from engine.run import SUFFIX, all_checkpoints, all_runs
 from engine.visible import visible
 
 
@@ -66,7 +66,7 @@ def checkpoints(folder: Path, *, as_json: bool) -> int:
             (
                 score(row["mIoU"]),
                 row["run"],
-                Path(row["path"]).stem,
+                row["path"].rpartition("/")[2].removesuffix(SUFFIX),
                 "" if row["epoch"] is None else str(row["epoch"]),
                 row["model"] or row["problem"],
                 f"{row['bytes'] / 2**20:.1f} MiB",

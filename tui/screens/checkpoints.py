@@ -101,7 +101,7 @@ class CheckpointsScreen(Screen[None]):
             for row in checkpoint_rows(self.segtui.runs, known):
                 if worker.is_cancelled:
                     return
-                found[str(row.path)] = row
+                found[row.file] = row
                 if self._is_first and time.monotonic() - told > HAND_OVER_S:
                     self.app.call_from_thread(self._take, dict(found))
                     told = time.monotonic()
@@ -120,7 +120,7 @@ class CheckpointsScreen(Screen[None]):
     def _show(self) -> None:
         wanted = self.query_one(Filter).matches
         rows = [row for row in self._rows.values() if wanted(searched(row))]
-        paths = [str(row.path) for row in in_order(rows, self._order)]
+        paths = [row.file for row in in_order(rows, self._order)]
         self.query_one(Listing).show(paths, self._order, is_whole=not self._is_first)
         nothing = "no checkpoint matches the filter: esc clears it" if self._rows else "no checkpoints yet: a run keeps its best one"
         empty = self.query_one("#empty", Static)
@@ -164,7 +164,7 @@ class CheckpointsScreen(Screen[None]):
         listing, row = self.query_one(Listing), self.selected
         if row is None or row.header is None:
             return
-        path = str(row.path)
+        path = row.file
         self.marked = [each for each in self.marked if each != path] if path in self.marked else [*self.marked, path]
         self._show()
         listing.action_move(1)

@@ -12,6 +12,8 @@ from typing import Literal
 INFINITIES = (math.inf, -math.inf)
 BRANCH = 16
 """Points, or ranges of the level below, that one range of a level covers."""
+FINEST = 64
+"""So many entries of a level tell a column well: its edges may move by one of them."""
 MANY = 64
 """Values at once that are worth numpy, and its import: a history is told in so many, a live run is not."""
 
@@ -65,11 +67,18 @@ class Series:
                 del entries[count // BRANCH**level :]
 
     def columns(self, first: float, last: float, count: int) -> list[tuple[float, float] | None]:
-        """(lowest, highest) of the points in each of `count` equal parts of [first, last]; None where there is none."""
+        """(lowest, highest) of the points in each of `count` equal parts of [first, last]; None where there is none.
+
+        Every point counts in one column. Of very many, those at an edge may count in the next one: less than a 64th of a column.
+        """
         if not self.x or last <= first:
             return [None] * count
         edges = [bisect_left(self.x, first + (last - first) * column / count) for column in range(count)]
         edges.append(bisect_left(self.x, math.nextafter(last, math.inf)))
+        whole = 1
+        while (edges[-1] - edges[0]) >= count * FINEST * whole * BRANCH:
+            whole *= BRANCH
+        edges[1:-1] = [max(edge - edge % whole, edges[0]) for edge in edges[1:-1]]
         self._grow()
         return [self._range(start, end) for start, end in pairwise(edges)]
 
