@@ -30,7 +30,7 @@ def compiled(setup: Setup, report: Callable[[AnyEvent], None]) -> nn.Module:
     model.train()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            images = torch.zeros(setup.batches.batch_size, *setup.image_size, 3, device=device).permute(0, 3, 1, 2)
+            images = torch.zeros(setup.images_per_pass, *setup.image_size, 3, device=device).permute(0, 3, 1, 2)
             with setup.autocast():
                 logits = predict_logits(network, images)
             logits.float().mean().backward()  # type: ignore[no-untyped-call]

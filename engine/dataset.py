@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from engine.augment import Augmentation
 from engine.coco import IGNORED, Split
+from engine.distributed import ALONE, Ranks
 from engine.images import ImageError, read_rgb
 from engine.mask_cache import MaskCache
 from engine.processes import START_METHOD, start_loader_worker
@@ -67,11 +68,12 @@ class SegmentationData(Dataset[Item]):
 class TrainingBatches(Sampler[list[Key]]):
     """The batches of one epoch in an order drawn from (seed, epoch); the last short one is dropped.
 
+    A batch is the same images for any number of ranks; each reads its share of it, in the same place of every batch.
     Set `epoch` and `first` before iterating: an epoch can be entered at any batch, without reading those before it.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    def __init__(self, images: int, batch_size: int, seed: int, ranks: Ranks = ALONE) -> None:
+        self.images, self.batch_size, self.seed, self.ranks = images, batch_size, seed, ranks
         self.epoch, self.first = 1, 0
         self.idle = False
 
@@ -83,21 +85,25 @@ class TrainingBatches(Sampler[list[Key]]):
             return
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images).tolist()
         for batch in range(self.first, self.images // self.batch_size):
-            yield [(self.epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield self.ranks.share([(self.epoch, index) for index in indices])
 
 
 class ValidationBatches(Sampler[list[Key]]):
-    """Every image once; images of one size share a batch, so that none has to be changed."""
+    """Every image once, on one of the ranks; images of one size share a batch, so that none has to be changed.
 
-    def __init__(self, sizes: NDArray[np.int32], batch_size: int) -> None:
+    A rank's batches are as large as a part of its share of a training batch.
+    """
+
+    def __init__(self, sizes: NDArray[np.int32], batch_size: int, ranks: Ranks = ALONE, parts: int = 1) -> None:
+        each = batch_size // ranks.count // parts
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, size in enumerate(sizes.tolist()):
             by_size.setdefault(tuple(size), []).append(index)
-        self.batches = [
-            [(0, index) for index in group[start : start + batch_size]]
-            for group in by_size.values()
-            for start in range(0, len(group), batch_size)
+        batches = [
+            [(0, index) for index in group[start : start + each]] for group in by_size.values() for start in range(0, len(group), each)
         ]
+        self.batches = ranks.deal(batches)
         self.idle = False
 
     def __len__(self) -> int:

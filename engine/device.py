@@ -37,5 +37,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no memory left. For a CPU there is no exception of its own; the last words are oneDNN's, of its work space."""
+    words = ("DefaultCPUAllocator", "Cannot allocate memory", "could not create a primitive")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(each in str(error) for each in words)
+
+
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -111,6 +111,8 @@ class Launched:
                 event = decode(self._queue.get_nowait())
         except queue.Empty:
             pass
+        if not events:  # of a run on several devices the file alone tells
+            events = self._from_file()
         if ended:
             self._take_answer()
             events += self._last_words(events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -19,10 +19,23 @@ from engine.schema import LossTable, OptimizerTable, SchedulerTable
 
 FUSED = ("Adam", "AdamW")
 """Updated in one pass over the weights where the user does not choose another way: half the time and more on every device."""
+TINY = torch.finfo(torch.float32).tiny
+
+
+Across = Callable[[torch.Tensor], torch.Tensor]
+"""From a count of this batch to its mean over the ranks, for a loss that is a mean over what is counted: the mean of the ranks' losses,
+and of their gradients, is then that of the whole batch."""
+
+
+def alone(count: torch.Tensor) -> torch.Tensor:
+    return count
 
 
 class Objective(nn.Module):
-    """A weighted sum of losses over pixels that are not ignored."""
+    """A weighted sum of losses over pixels that are not ignored.
+
+    Losses that are no mean over pixels (Dice, Jaccard, Tversky, Lovasz, MCC) are each rank's own, on several ranks.
+    """
 
     def __init__(self, tables: Sequence[LossTable], classes: int, auto_weights: Sequence[float]) -> None:
         super().__init__()
@@ -32,55 +45,54 @@ class Objective(nn.Module):
         )
         self.weights = [table.weight for table in tables]
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, across: Across = alone) -> torch.Tensor:
         """float (N, C, H, W) logits and uint8 (N, H, W) labels, 255 ignored, to a scalar in float32."""
         logits, labels = logits.float(), labels.long()
-        return torch.stack([weight * term(logits, labels) for weight, term in zip(self.weights, self.terms, strict=True)]).sum()
+        losses = [term(logits, labels, across) if isinstance(term, Mean) else term(logits, labels) for term in self.terms]
+        return torch.stack([weight * loss for weight, loss in zip(self.weights, losses, strict=True)]).sum()
 
 
-class PixelLoss(nn.Module):
+class Mean(nn.Module):
+    """A loss that is a mean over what it counts."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+
+class PixelLoss(Mean):
     """torch.nn's cross-entropy or negative log-likelihood, averaged over the labelled pixels by their class weights.
 
     The library's own mean over (N, C, H, W) has no deterministic path on CUDA, and is 0/0 for a batch without labels.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, across: Across = alone) -> torch.Tensor:
         scores = logits.log_softmax(dim=1) if isinstance(self.loss, nn.NLLLoss) else logits
         per_pixel = self.loss(scores, labels)
         labelled = labels != IGNORED
         weight = getattr(self.loss, "weight", None)
         share = labelled if weight is None else weight[torch.where(labelled, labels, 0)] * labelled
-        mean: torch.Tensor = per_pixel.sum() / share.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        mean: torch.Tensor = per_pixel.sum() / across(share.sum()).clamp_min(TINY).float()
         return mean
 
 
-class NoLabelsNoLoss(nn.Module):
+class NoLabelsNoLoss(Mean):
     """A loss whose own mean over the labelled pixels is 0/0 for a batch without any; it waits for the device anyway."""
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.loss(logits, labels) if (labels != IGNORED).any() else logits.sum() * 0
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, across: Across = alone) -> torch.Tensor:
+        labelled = (labels != IGNORED).sum()
+        share = (labelled / across(labelled).clamp_min(TINY)).float()
+        return self.loss(logits, labels) * share if labelled else logits.sum() * 0
 
 
-class BinaryLoss(nn.Module):
+class BinaryLoss(Mean):
     """A loss of one decision per class and pixel (sigmoid, not softmax)."""
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, across: Across = alone) -> torch.Tensor:
         labelled = (labels != IGNORED).unsqueeze(1)
         target = functional.one_hot(torch.where(labelled[:, 0], labels, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         per_decision = self.loss(logits, target) * labelled
-        mean: torch.Tensor = per_decision.sum() / (labelled.sum() * logits.shape[1]).clamp_min(1)
+        mean: torch.Tensor = per_decision.sum() / across(labelled.sum() * logits.shape[1]).clamp_min(TINY).float()
         return mean
 
 

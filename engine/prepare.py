@@ -19,6 +19,7 @@ from engine.catalogue import slow_transforms
 from engine.coco import Split, check_images
 from engine.dataset import SegmentationData, TrainingBatches, ValidationBatches, loader
 from engine.device import autocast, choose_device, choose_precision
+from engine.distributed import ALONE, Ranks, synchronised
 from engine.errors import Problem, RequestError
 from engine.events import Toggles
 from engine.masks import mask_cache
@@ -37,6 +38,9 @@ class Setup:
 
     preset: Preset
     toggles: Toggles
+    ranks: Ranks
+    parts: int
+    """Into how many a rank's share of a batch is cut: they go through the network one after the other, and their gradients add up."""
     device: torch.device
     precision: str
     classes: list[str]
@@ -66,6 +70,11 @@ class Setup:
         """Optimizer steps."""
         return -(-(self.batches.images // self.batches.batch_size) // self.preset.train.accumulate)
 
+    @property
+    def images_per_pass(self) -> int:
+        """What this rank's network is trained on at once."""
+        return self.batches.batch_size // self.ranks.count // self.parts
+
     def autocast(self) -> torch.autocast:
         return autocast(self.device, self.precision)
 
@@ -75,7 +84,7 @@ class Setup:
         return self.average.module if self.average is not None else self.model
 
 
-def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress) -> Setup:
+def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProgress, ranks: Ranks = ALONE, parts: int = 1) -> Setup:
     """Raises RequestError for everything that is wrong with preset, data or machine."""
     seed_everything(preset.train.seed, deterministic=toggles.deterministic)
     device = choose_device()
@@ -84,7 +93,7 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     precision = choose_precision(preset.train.precision, device)
 
     train, val = read_data(preset, toggles)
-    for name, split in (("train", train), ("val", val)):
+    for name, split in (("train", train), ("val", val)) if ranks.is_main else ():
         check_images(split, partial(progress, f"check {name}"))
     size = training_size(preset, train)
     augmentation = Augmentation(preset.augment.train, preset.data.background, size, _fit(preset), preset.train.seed)
@@ -92,11 +101,13 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     model, pretraining = build_model(preset.model, len(train.classes))
     sizes = {size} if preset.data.input_size else {size, *((int(height), int(width)) for height, width in val.sizes)}
     check_sizes(model, preset.model, sorted(sizes))
+    if preset.train.sync_batchnorm:
+        model = synchronised(model, ranks, device)
     model = model.to(device).to(memory_format=torch.channels_last)
     average = None
     if preset.train.ema_decay:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(preset.train.ema_decay))  # type: ignore[no-untyped-call]
-    batches = TrainingBatches(len(train), preset.data.batch_size, preset.train.seed)
+    batches = TrainingBatches(len(train), preset.data.batch_size, preset.train.seed, ranks)
     optimizer = build_optimizer(preset.optimizer, model.parameters())
     steps = -(-len(batches) // preset.train.accumulate) * preset.train.epochs
     schedule = Schedule(preset.scheduler, optimizer, preset.train.epochs, steps, preset.train.warmup_steps)
@@ -111,10 +122,12 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     check_loss(objective, len(train.classes), device)
     train_data = SegmentationData(train, masks["train"], augmentation)
     val_data = SegmentationData(val, masks["val"], None)
-    val_batches = ValidationBatches(val.sizes, preset.data.batch_size)
+    val_batches = ValidationBatches(val.sizes, preset.data.batch_size, ranks, parts)
     return Setup(
         preset=preset,
         toggles=toggles,
+        ranks=ranks,
+        parts=parts,
         device=device,
         precision=precision,
         classes=list(train.classes),

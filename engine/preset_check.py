@@ -83,9 +83,11 @@ def _words(detail: Mapping[str, Any], path: KeyPath) -> tuple[str, str]:
         return "unknown key", did_you_mean(str(path[-1]), _keys_beside(path))
     if kind == "missing":
         return "is missing", ""
-    if kind == "literal_error" and path[-1:] != ("class_weights",):
+    if kind == "literal_error" and path[-1:] not in (("class_weights",), ("devices",)):
         expected = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{_shown(given)} is not allowed", did_you_mean(str(given), expected)
+    if path == ("launch", "devices"):
+        return f"{_shown(given)} is not allowed", 'write "auto" or a whole number from 1'
     if path[-1:] == ("class_weights",):
         return f"{_shown(given)} is not allowed", 'write "auto" or an array with one number per class'
     if kind in WANTED:

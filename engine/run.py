@@ -33,7 +33,7 @@ TICKET = "SEGTUI_TICKET"
 class RunRecord(msgspec.Struct, kw_only=True):
     """run.json. Times are unix seconds. `pid_started` tells a process from a later one with the same number; `booted` is the
     system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept). `ticket` is
-    what a queue gave it.
+    what a queue gave it. `parts` is into how many a batch is cut, one after the other, since it did not fit into memory.
     """
 
     format: int = FORMAT
@@ -61,6 +61,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     wandb_id: str = ""
     ticket: str = ""
     resumed: int = 0
+    parts: int = 1
     error: str | None = None
     traceback: str | None = None
 

@@ -56,9 +56,9 @@ class DataTable(Table):
     overlap: Literal["area", "vertices"] = "area"
     """Painting order of annotations: largest area first, or the original baseline's fewest vertices first."""
     batch_size: Positive = 8
-    """Images in one step."""
+    """Images in one step, over all devices together."""
     workers: NotNegative = 4
-    """Data-loader processes; 0 reads in the training process."""
+    """Data-loader processes of each device; 0 reads in the training process."""
     image_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """[height, width] of a training image. Needed where training images differ in size; labels are judged at full size."""
     fit: Literal["resize", "crop"] = "resize"
@@ -124,6 +124,25 @@ class TrainTable(Table):
     """Optimizer steps over which the rate rises linearly to its value."""
     compile: bool = False
     """torch.compile; the first step takes minutes on a CPU."""
+    resume_every: NotNegative = 0
+    """Optimizer steps between states to resume from; 0 keeps one after each epoch only."""
+    on_oom: Literal["fail", "halve"] = "fail"
+    """Where a device's memory runs out. "halve": go on from the last state with each batch in twice as many parts, three times at most."""
+    sync_batchnorm: bool = False
+    """On several GPUs: batch normalisation over the whole batch, not over each GPU's share of it."""
+
+
+class LaunchTable(Table):
+    """The processes that train together, one for each device. What is learned does not depend on them, but for rounding."""
+
+    devices: Literal["auto"] | Positive = 1
+    """Devices of each machine: a number, or "auto": all its GPUs (one process without a GPU)."""
+    nodes: Positive = 1
+    """Machines that train together; the same command is given on each of them."""
+    rendezvous: str = ""
+    """host:port at which several machines meet: the name of one of them, and any free port there."""
+    max_restarts: NotNegative = 3
+    """How often the processes are started again, from the last state to resume from, where one of them dies."""
 
 
 class DebugTable(Table):
@@ -164,6 +183,7 @@ class Preset(Table):
     optimizer: OptimizerTable
     scheduler: SchedulerTable | None = None
     train: TrainTable = TrainTable()
+    launch: LaunchTable = LaunchTable()
     debug: DebugTable = DebugTable()
     wandb: WandbTable = WandbTable()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import secrets
@@ -13,6 +12,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,19 @@ import psutil
 import torch
 
 from engine import atomic, errors, preset
-from engine.checkpoint import DAMAGED_FIX, canonical, load_resume, random_state, restore_random_state, save_resume, save_weights
+from engine.checkpoint import save_resume, save_weights
 from engine.checkpoint_header import CheckpointHeader
 from engine.dataset import start_workers
-from engine.device import device_name
-from engine.errors import Problem, RequestError, Stopped
+from engine.device import device_name, is_out_of_memory
+from engine.distributed import ALONE, Ranks
+from engine.errors import Problem, RequestError, RunError, Stopped
 from engine.events import Checkpoint, EventLog, Images, Message, RunEnded, RunStarted, SavedWeights, State, Validation
 from engine.failures import CANNOT_WRITE, in_one_line
 from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
-from engine.run import TICKET, RunFolder, RunLock, RunRecord, check_resumable, claim
+from engine.resuming import ResumeState, preset_hash, restore
+from engine.run import TICKET, RunFolder, RunLock, RunRecord, claim
 from engine.schema import Preset
 from engine.snapshot import Snapshots
 from engine.system import Heartbeat, out_of_memory_kills
@@ -43,17 +45,26 @@ from engine.write_behind import WriteBehind
 if TYPE_CHECKING:
     from engine.worker import Request
 
+MOST_PARTS = 8
+"""Of a batch: it is halved three times at most."""
 VERSIONS = ("segtui", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy")
 
 
-def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bool]) -> Session:
-    """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches."""
+def open_session(
+    request: Request, report: Reporter, stop_asked: Callable[[], bool], ranks: Ranks = ALONE, *, halve: bool = False
+) -> Session:
+    """Check everything, then claim the run's folder. Raises RequestError, having written nothing but caches.
+
+    `halve`: go on with batches in twice as many parts as before, where that can be.
+    """
     table = preset.from_dict(request.preset)
-    resumed = _ResumeState(RunFolder(request.resume), table) if request.resume else None
-    setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report))
+    resumed = ResumeState(RunFolder(request.resume), table) if request.resume else None
+    parts = _parts(table, ranks, resumed.record.parts if resumed else 1, halve=halve)
+    setup = prepare(table, request.toggles, request.runs / ".cache", task_progress(report), ranks, parts)
     setup.warnings += setup.noticed if request.warnings is None else request.warnings
     if resumed:
         resumed.check_data(setup)
+        setup.warnings += resumed.notes(setup)
     run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
     try:
         return Session(setup, run, resumed, report, stop_asked)
@@ -72,17 +83,15 @@ def open_session(request: Request, report: Reporter, stop_asked: Callable[[], bo
 class Session:
     """The run while this process works on it."""
 
-    def __init__(
-        self, setup: Setup, run: RunFolder, resumed: _ResumeState | None, report: Reporter, stop_asked: Callable[[], bool]
-    ) -> None:
+    def __init__(self, setup: Setup, run: RunFolder, resumed: ResumeState | None, report: Reporter, stop_asked: Callable[[], bool]) -> None:
         self.setup, self.run, self.report = setup, run, report
         self.lock = resumed.lock if resumed else RunLock(run)
-        self.trainer = Trainer(setup, report, stop_asked, self.keep)
+        self.trainer = Trainer(setup, report, stop_asked, self.keep, partial(self.save, [], resume=True))
         self.kills = out_of_memory_kills()
         self.snapshots, self.writer = Snapshots(), WriteBehind()
         self.last_validation: Validation | None = None
         if resumed:
-            resumed.restore(self.trainer)
+            restore(self.trainer, run, resumed.state)
             remove_leftovers(run)
         else:
             atomic.write(run.preset, preset.to_toml(setup.preset))
@@ -118,8 +127,10 @@ class Session:
             state = self.train_and_save()
             self.end(state)
             return errors.EXIT_DONE if state == "finished" else errors.EXIT_STOPPED
-        except Exception as error:  # noqa: BLE001  whatever it was: the record, the log and the listener must have it
+        except Exception as error:  # whatever it was: the record, the log and the listener must have it
             self.writer.settle()
+            if self.is_worth_another_try(error):
+                raise
             self.fail(error)
             return errors.EXIT_FAILED
         finally:
@@ -156,6 +167,14 @@ class Session:
         except OSError:  # the record could not be written; the log or the listener may still take it
             with contextlib.suppress(OSError):
                 self.report(RunEnded(state="failed", error=cause, traceback=trace))
+
+    def is_worth_another_try(self, error: Exception) -> bool:
+        """In fresh processes: with smaller parts where memory ran out; as before where another rank may have died."""
+        ranks = self.setup.ranks
+        if is_out_of_memory(error):
+            return ranks.can_restart and can_halve(self.setup.preset, self.setup.parts, ranks)
+        is_explained = isinstance(error, RunError) or getattr(error, "errno", None) in CANNOT_WRITE
+        return ranks.count > 1 and not is_explained
 
     def close_loaders(self) -> None:
         """Let the loader workers end in their own way; what does not is killed with the process."""
@@ -225,10 +244,11 @@ class Session:
         toggles = self.setup.toggles
         return {
             "trainer": self.trainer.state_dict(),
-            "random": random_state(self.setup.device),
-            "preset": _preset_hash(self.setup.preset),
+            "random": self.trainer.random[0],
+            "random_of_others": self.trainer.random[1:],
+            "preset": preset_hash(self.setup.preset),
             "data": self.setup.digests,
-            "world_size": 1,
+            "world_size": self.setup.ranks.count,
             "toggles": [toggles.debug, toggles.deterministic, toggles.private],
             "versions": _versions(),
         }
@@ -262,8 +282,8 @@ class Session:
             classes=setup.classes,
             epochs=setup.preset.train.epochs,
             steps_per_epoch=setup.steps_per_epoch,
-            device=device_name(setup.device),
-            world_size=1,
+            device=self.record.device,
+            world_size=setup.ranks.count,
             images=Images(train=len(setup.train), val=len(setup.val)),
             toggles=setup.toggles,
             model=setup.preset.run_name,
@@ -274,8 +294,8 @@ class Session:
             resumed_epoch=at.epoch - 1,
         )
 
-    def _record(self, resumed: _ResumeState | None) -> RunRecord:
-        process, setup = psutil.Process(), self.setup
+    def _record(self, resumed: ResumeState | None) -> RunRecord:
+        process, setup = psutil.Process(self.setup.ranks.pid), self.setup
         record = RunRecord(
             name=self.run.path.name,
             state="running",
@@ -291,7 +311,7 @@ class Session:
             epochs=setup.preset.train.epochs,
             best_epoch=self.trainer.at.best_epoch,
             best_mIoU=self.trainer.at.best_mIoU,
-            device=device_name(setup.device),
+            device=f"{setup.ranks.count} x {device_name(setup.device)}" if setup.ranks.count > 1 else device_name(setup.device),
             encoder_weights=setup.pretraining.weights,
             warnings=setup.warnings,
             versions=_versions(),
@@ -299,6 +319,7 @@ class Session:
             data=setup.digests,
             wandb_id=secrets.token_hex(4),
             ticket=os.environ.get(TICKET, ""),
+            parts=setup.parts,
         )
         if resumed:
             record.created, record.wandb_id, record.resumed = resumed.record.created, resumed.record.wandb_id, resumed.record.resumed + 1
@@ -337,59 +358,22 @@ class Session:
         }
 
 
-class _ResumeState:
-    """The saved state of a run, locked for this process and found to fit the preset. Raises RequestError otherwise."""
+def _parts(table: Preset, ranks: Ranks, before: int, *, halve: bool) -> int:
+    """Into how many a rank's share of a batch is cut; `before` is what the run had so far, perhaps on other devices."""
+    parts = before if table.data.batch_size // ranks.count % before == 0 else 1
+    return parts * 2 if halve and can_halve(table, parts, ranks) else parts
 
-    def __init__(self, run: RunFolder, table: Preset) -> None:
-        self.run = run
-        self.lock = RunLock(run)
-        self.record = run.read()
-        check_resumable(run, self.record)
-        self.state = load_resume(run.resume)
-        if self.state["preset"] != _preset_hash(table):
-            raise RequestError(
-                Problem("has changed since the run started", file=str(run.preset), fix="put it back, or start a new run with it")
-            )
 
-    def check_data(self, setup: Setup) -> None:
-        for split in ("train", "val"):
-            if self.state["data"][split] != setup.digests[split]:
-                name = getattr(setup.preset.data, split)
-                raise RequestError(
-                    Problem(
-                        "has changed since the run started",
-                        file=str(Path(setup.preset.data.root) / name),
-                        fix="put it back, or start a new run",
-                    )
-                )
-
-    def restore(self, trainer: Trainer) -> None:
-        """Raises RequestError where the state is that of another network, optimizer or schedule."""
-        try:
-            trainer.load_state_dict(self.state["trainer"])
-            restore_random_state(self.state["random"], trainer.setup.device)
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            why = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
-            raise RequestError(Problem(f"is not the state of this run: {why}", file=str(self.run.resume), fix=DAMAGED_FIX)) from error
+def can_halve(table: Preset, parts: int, ranks: Ranks) -> bool:
+    """Whether a rank's share of a batch, in so many parts, may be cut into twice as many."""
+    share = table.data.batch_size // ranks.count
+    return table.train.on_oom == "halve" and parts < MOST_PARTS and share % (2 * parts) == 0
 
 
 def remove_leftovers(run: RunFolder) -> None:
     """Half-written files of a process that was killed; nobody else writes here, the run is locked."""
     for leftover in [*run.path.glob(".*.tmp"), *run.path.glob("*/.*.tmp")]:
         leftover.unlink()
-
-
-def _preset_hash(table: Preset) -> str:
-    """Of what decides the weights. Where the data lies, and how it is tracked, do not.
-
-    Values at their default are left out: a later version that adds a field must be able to resume.
-    """
-    values = table.model_dump(exclude={"name", "wandb", "debug"}, exclude_defaults=True)
-    for key in ("root", "allow_outside"):
-        values.get("data", {}).pop(key, None)
-    return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

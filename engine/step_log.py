@@ -60,7 +60,7 @@ class StepLog:
             step=at.step,
             loss=None,
             lr=rate,
-            images_per_s=len(indices) / took,
+            images_per_s=len(indices) * self._setup.ranks.count / took,
             data_wait=min(self._waited / took, 1.0),
             time=time.time(),
         )
@@ -78,14 +78,15 @@ class StepLog:
         for each, loss in zip(pending, torch.stack([each.loss for each in pending]).tolist(), strict=True):
             each.event.loss = loss
             self._report(each.event)
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) and self._setup.ranks.is_main:  # it says so for all
                 raise RunError(self._not_finite(each, loss))
             at.loss_sum += loss
             at.loss_count += 1
 
     def _not_finite(self, found: _Pending, loss: float) -> str:
         names = ", ".join(self._setup.train.path(index) for index in found.indices.tolist())
+        others = " and the other devices' images" if self._setup.ranks.count > 1 else ""
         return (
-            f"the loss is {loss} at step {found.event.step} (epoch {found.event.epoch}), in the batch of: {names}. "
+            f"the loss is {loss} at step {found.event.step} (epoch {found.event.epoch}), in the batch of: {names}{others}. "
             "The last good checkpoint is kept. A lower optimizer.lr, train.clip_norm or train.warmup_steps often helps"
         )

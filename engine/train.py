@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from engine.augment import normalise
+from engine.checkpoint import random_state
 from engine.compiling import compiled
 from engine.dataset import Batch
 from engine.errors import Stopped
@@ -49,12 +51,21 @@ class Validated:
 
 
 class Trainer:
-    """Trains a setup. `report` takes events, `stop_asked` is looked at after each step, `keep` saves after each epoch."""
+    """Trains a setup. `report` takes events, `stop_asked` is looked at after each step, `keep` saves after each epoch,
+    `keep_state` the state to resume from within one."""
 
     def __init__(
-        self, setup: Setup, report: Report, stop_asked: Callable[[], bool], keep: Callable[[Trainer, Validated | None], None]
+        self,
+        setup: Setup,
+        report: Report,
+        stop_asked: Callable[[], bool],
+        keep: Callable[[Trainer, Validated | None], None],
+        keep_state: Callable[[], None] = lambda: None,
     ) -> None:
-        self.setup, self.report, self.stop_asked, self.keep = setup, report, stop_asked, keep
+        self.setup, self.report, self.stop_asked, self.keep, self.keep_state = setup, report, stop_asked, keep, keep_state
+        self.ranks = setup.ranks
+        self.random: list[dict[str, Any]] = []
+        """torch's generators on every rank, as of `hand_over`."""
         self.at = Position()
         self.matrix = torch.zeros(len(setup.classes), len(setup.classes), dtype=torch.int64, device=setup.device)
         self.network = compiled(setup, report) if setup.preset.train.compile else setup.model
@@ -62,12 +73,17 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the last epoch or to the end of patience. Raises Stopped, or RunError where training cannot go on."""
+        self.network = self.ranks.wrap(self.network)
+        if self.ranks.can_restart and self.at.step == 0:  # one of them may die, and all of them then go on from here
+            self.hand_over()
+            self.keep_state()
         while self.at.epoch <= self.setup.preset.train.epochs and not self.is_patience_spent():
             self.train_epoch()
             self.report_epoch()
             validated = self.validate() if self.is_validation_due() else None
             self.setup.schedule.after_epoch(validated.event if validated else None)
             self.start_next_epoch()
+            self.hand_over()
             self.keep(self, validated)
 
     def train_epoch(self) -> None:
@@ -86,24 +102,34 @@ class Trainer:
             left -= group
             at.batch += group
             at.step += 1
-            self.steps.add(at, losses, rate, indices)
-            if self.stop_asked():
+            self.steps.add(at, self.ranks.mean(losses), rate, indices)
+            if self.ranks.agree_in_passing(self.stop_asked()):
                 self.steps.flush(at)
+                self.hand_over()
                 raise Stopped
+            if left and self.is_state_due():
+                self.steps.flush(at)
+                self.hand_over()
+                self.keep_state()
         self.steps.flush(at)
 
     def backward(self, stream: Iterator[Batch], group: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Add up the gradients of `group` batches; their mean loss on the device, and their images' indices."""
-        losses, indices = [], []
+        losses: list[torch.Tensor] = []
+        indices: list[torch.Tensor] = []
+        passes = group * self.setup.parts
         for _ in range(group):
             batch = self.steps.wait_for(stream)
-            images, labels = self.on_device(batch)
-            with self.setup.autocast():
-                logits = predict_logits(self.network, images)
-            loss = self.setup.objective(logits, labels)
-            self.setup.scaler.scale(loss / group).backward()
-            self.matrix += confusion_matrix(labels, logits.detach().argmax(dim=1), len(self.setup.classes))
-            losses.append(loss.detach())
+            whole = self.on_device(batch)
+            for images, labels in zip(*(tensor.chunk(self.setup.parts) for tensor in whole), strict=True):
+                is_last = len(losses) + 1 == passes
+                with nullcontext() if is_last else self.ranks.gradients_later():
+                    with self.setup.autocast():
+                        logits = predict_logits(self.network, images)
+                    loss = self.setup.objective(logits, labels, self.ranks.mean)
+                    self.setup.scaler.scale(loss / passes).backward()
+                self.matrix += confusion_matrix(labels, logits.detach().argmax(dim=1), len(self.setup.classes))
+                losses.append(loss.detach())
             indices.append(batch.indices)
         return torch.stack(losses).mean(), torch.cat(indices)
 
@@ -119,6 +145,7 @@ class Trainer:
             setup.average.update_parameters(setup.model)
 
     def report_epoch(self) -> None:
+        self.ranks.collect(self.matrix)
         found = scores(self.matrix.cpu().numpy())
         self.report(
             Epoch(
@@ -135,8 +162,12 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> Validated:
-        """Every validation image once, judged at full size. Raises Stopped between batches."""
+        """Every validation image once, judged at full size. Raises Stopped between batches.
+
+        Ranks have different numbers of batches: they meet before the first and after the last one only.
+        """
         setup, model = self.setup, self.setup.evaluated
+        self.ranks.same_buffers(model)
         model.eval()
         matrix = torch.zeros_like(self.matrix)
         losses, by_image, order, done, told = [], [], [], 0, time.monotonic()
@@ -152,13 +183,19 @@ class Trainer:
             done += len(labels)
             if time.monotonic() - told > 0.5:
                 told = time.monotonic()
-                self.report(Progress(task="validate", done=done, total=len(setup.val), per_s=None))
+                self.report(Progress(task="validate", done=min(done * self.ranks.count, len(setup.val)), total=len(setup.val), per_s=None))
             if self.stop_asked():
-                raise Stopped
-        found = scores(matrix.cpu().numpy())
-        loss = float(torch.stack(losses).sum()) / len(setup.val)
-        by_index = torch.empty(len(setup.val))
-        by_index[torch.cat(order)] = torch.cat(by_image).cpu()
+                break
+        if self.ranks.agree(self.stop_asked()):
+            self.hand_over()
+            raise Stopped
+        by_index = torch.zeros(len(setup.val))
+        if order:
+            by_index[torch.cat(order)] = torch.cat(by_image).cpu()
+        by_index = self.ranks.sum(by_index)
+        total = torch.stack(losses).sum() if losses else torch.zeros((), device=setup.device)
+        loss = float(self.ranks.sum(total)) / len(setup.val)
+        found = scores(self.ranks.sum(matrix).cpu().numpy())
         event = self.judge(found, loss)
         self.report(event)
         return Validated(event, found, by_index)
@@ -179,6 +216,15 @@ class Trainer:
     def is_patience_spent(self) -> bool:
         patience = self.setup.preset.train.patience
         return patience > 0 and self.at.stale >= patience
+
+    def is_state_due(self) -> bool:
+        every = self.setup.preset.train.resume_every
+        return every > 0 and self.at.step % every == 0
+
+    def hand_over(self) -> None:
+        """What the other ranks alone have of the state, to rank 0, which saves it."""
+        self.ranks.collect(self.matrix)
+        self.random = self.ranks.gather(random_state(self.setup.device))
 
     def start_next_epoch(self) -> None:
         self.at.epoch += 1
@@ -208,7 +254,7 @@ class Trainer:
         setup = self.setup
         self.at = msgspec.convert(state["position"], Position)
         check_shape("matrix", state["matrix"], self.matrix)
-        self.matrix.copy_(state["matrix"])
+        self.matrix.copy_(state["matrix"] if self.ranks.is_main else torch.zeros_like(state["matrix"]))
         setup.model.load_state_dict(state["model"])
         if setup.average is not None:
             setup.average.load_state_dict(state["average"])

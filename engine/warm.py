@@ -10,5 +10,5 @@ for _stream in range(3):
     os.dup2(_nowhere, _stream)
 os.close(_nowhere)
 
-import engine.predict  # noqa: E402
-import engine.session  # noqa: E402, F401
+import engine.group  # noqa: E402
+import engine.predict  # noqa: E402, F401

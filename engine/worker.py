@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from engine.events import Toggles
 from engine.predict_request import PredictRequest, ScoreRequest, VoteRequest
 from engine.reporter import Queue, Reporter
 from engine.run import RunFolder
+from engine.streams import detach_streams, log_to
 
 if TYPE_CHECKING:
     from engine.jobs import Work
@@ -126,7 +126,7 @@ def main(request: AnyRequest, answer: Connection, listener: Queue) -> None:
 
 
 def _work(request: AnyRequest, answer: Connection, report: Reporter) -> int:
-    early_output = _detach_streams()
+    early_output = detach_streams()
     stop = StopSignal()
     try:
         work = _open(request, report, stop)
@@ -138,7 +138,7 @@ def _work(request: AnyRequest, answer: Connection, report: Reporter) -> int:
         return errors.EXIT_FAILED
     stop.work = work
     if work.folder is not None:
-        _log_to(RunFolder(work.folder).log, early_output)
+        log_to(RunFolder(work.folder).log, early_output)
         _answer(answer, Accepted(work.folder, work.next_seq))
     return work.run_to_end()
 
@@ -147,9 +147,9 @@ def _open(request: AnyRequest, report: Reporter, stop: StopSignal) -> Work:
     """The imports here take seconds, and each kind of work needs its own."""
     match request:
         case Request():
-            from engine.session import open_session
+            from engine.group import open_training
 
-            return open_session(request, report, stop)
+            return open_training(request, report, stop)
         case PredictRequest():
             from engine.predict import open_prediction
 
@@ -175,27 +175,3 @@ def _answer(launcher: Connection, answer: Accepted | Refused | Crashed) -> None:
     with contextlib.suppress(OSError):  # the launcher may be gone by now, and the run goes on without it
         launcher.send(answer)
         launcher.close()
-
-
-def _detach_streams() -> int:
-    """No standard input; output into a nameless file until the run has its log. Returns that file's descriptor."""
-    nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)
-    with tempfile.TemporaryFile() as file:
-        output = os.dup(file.fileno())
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    return output
-
-
-def _log_to(path: Path, early_output: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)  # for the user alone: libraries write here what they like
-    os.lseek(early_output, 0, os.SEEK_SET)
-    while block := os.read(early_output, 1 << 16):
-        os.write(log, block)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    os.close(early_output)

@@ -34,6 +34,8 @@ QUEUE_ACTIONS = {
     "clear": "forget those that are over; their runs stay",
     "start": "go on with it, where its process is gone",
 }
+LAUNCH = ("devices", "nodes", "rendezvous")
+"""Arguments that are a preset's keys, in its table of that name."""
 JSON_HELP = "one json object a line on stdout, and nothing else"
 
 
@@ -96,6 +98,9 @@ def _train(given: list[str]) -> int:
     parser.add_argument("--private", action="store_true", help="your own Weights & Biases entity, not the team's")
     _overrides(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with a stopped, failed or lost run, byte for byte")
+    parser.add_argument("--devices", metavar="N", help='GPUs that train together, or "auto": all of them (default: the preset\'s, 1)')
+    parser.add_argument("--nodes", metavar="N", help="machines that train together: the same command on each, with --rendezvous")
+    parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where they meet: the name of one of them, any free port there")
     parser.add_argument("--queue", action="store_true", help="queue even a single preset: it waits for its turn")
     parser.add_argument("--devices-per-run", type=int, metavar="N", help="of the devices that the queue shares out (default: 1)")
     _common(parser)
@@ -105,8 +110,9 @@ def _train(given: list[str]) -> int:
     _settle(options)
     toggles = (options.debug, options.deterministic, options.private)
     is_queued = options.queue or len(options.presets) > 1
+    launch = [f"launch.{key}={value}" for key in LAUNCH if (value := getattr(options, key)) is not None]
     if options.resume and (options.presets or options.overrides or any(toggles) or options.queue or options.devices_per_run):
-        raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs and --json")
+        raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs, --json and --devices")
     if options.devices_per_run is not None and not is_queued:
         raise RequestError("--devices-per-run is for several presets, or one with --queue")
     if not options.resume and not options.presets:
@@ -116,16 +122,18 @@ def _train(given: list[str]) -> int:
     from tui import headless
 
     if options.resume:
-        return headless.resume(options.resume, options.runs, as_json=options.json)
+        return headless.resume(options.resume, launch, options.runs, as_json=options.json)
     if is_queued:
         from engine.events import Toggles
         from tui import queueing
 
         devices = 1 if options.devices_per_run is None else options.devices_per_run
-        return queueing.queue_up(options.presets, options.overrides, options.runs, Toggles(*toggles), devices, as_json=options.json)
+        shared = ["launch.devices=auto"] if options.devices is None and devices > 1 else []  # all that it is given
+        overrides = shared + options.overrides + launch
+        return queueing.queue_up(options.presets, overrides, options.runs, Toggles(*toggles), devices, as_json=options.json)
     return headless.train(
         options.presets[0],
-        options.overrides,
+        options.overrides + launch,
         options.runs,
         debug=options.debug,
         deterministic=options.deterministic,

@@ -46,13 +46,14 @@ def train(name: str, overrides: Sequence[str], runs: Path, *, debug: bool, deter
     return _launch(Request(table.model_dump(exclude_none=True), Toggles(debug, deterministic, private), runs.absolute()), as_json=as_json)
 
 
-def resume(name: str, runs: Path, *, as_json: bool) -> int:
+def resume(name: str, overrides: Sequence[str], runs: Path, *, as_json: bool) -> int:
+    """`overrides` are of the table `launch`: where it goes on."""
     run = find_run(name, runs)
     record = run.read()
     if record.state in ("running", "queued"):
         raise RequestError(Problem("is running", file=str(run.path), fix=f"watch it: segtui attach {run.path}"))
     check_resumable(run, record)
-    table = preset.load(run.preset, environment={}, run_programs=False)
+    table = preset.load(run.preset, overrides, environment={}, run_programs=False)
     request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
     return _launch(request, as_json=as_json)
 
