@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 from benchmarks.measure import Mark, Row, at_least, by_turns, show, spread
 from benchmarks.training_parts import BaselineData, camvid, default_preset, drawn_stars, loaders_ended, split_of
 from engine.augment import Augmentation
+from engine.coco import Split
 from engine.dataset import InTurn, SegmentationData, TrainingBatches, loader
+from engine.decoded import decoded_images
 from engine.images import read_rgb
 from engine.masks import mask_cache
 from engine.processes import start_loader_worker
@@ -36,30 +38,32 @@ BATCH = 8
 
 def rows(name: str, root: Path, caches: Path) -> Iterator[Row]:
     table = default_preset(root, f"data.batch_size={BATCH}")
-    data = ours(table, caches)
-    yield from throughput(name, table, data)
+    split = split_of(table)
+    data = ours(table, split, caches)
+    kept = SegmentationData(split, data.masks, data.augmentation, decoded_images(split, caches, lambda *_: None))
+    yield from throughput(name, table, data, kept)
     yield from stages(name, data)
 
 
-def ours(table: Preset, caches: Path) -> SegmentationData:
-    split = split_of(table)
+def ours(table: Preset, split: Split, caches: Path) -> SegmentationData:
     masks = mask_cache(split, table.data.overlap, caches, 0, lambda *_: None)
     augmentation = Augmentation(table.augment.train, table.data.background, training_size(table, split), "crop", table.train.seed)
     return SegmentationData(split, masks, augmentation)
 
 
-def throughput(name: str, table: Preset, data: SegmentationData) -> Iterator[Row]:
-    """Both sides with the same number of workers, kept between epochs."""
+def throughput(name: str, table: Preset, data: SegmentationData, kept: SegmentationData) -> Iterator[Row]:
+    """All with the same number of workers, which stay between epochs; `kept` is the same data with `data.keep_decoded`."""
     baseline = torch.utils.data.Subset(BaselineData(table, table.data.train, augmented=True), range(SAMPLES))
     reference_loader: DataLoader[Any] = DataLoader(
         baseline, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, worker_init_fn=start_loader_worker
     )
-    batches = TrainingBatches(OURS, BATCH, seed=21)
-    our_loader = loader(data, batches, WORKERS, torch.device("cpu"), passing=True)
-    reference, taken = by_turns(partial(drain, reference_loader), partial(drain, our_loader), rounds=5)
-    before, after = SAMPLES / median(reference), OURS / median(taken)
-    per_s = f"{SAMPLES} samples {spread(reference)} s, {OURS} of ours {spread(taken)} s; {WORKERS} workers each"
-    yield Row(f"{name}: samples", "1/s", before, after, after / before, at_least(10), per_s)
+    loaders = [loader(each, TrainingBatches(OURS, BATCH, 21), WORKERS, torch.device("cpu"), passing=True) for each in (data, kept)]
+    reference, *taken = by_turns(*(partial(drain, each) for each in (reference_loader, *loaders)), rounds=5)
+    before = SAMPLES / median(reference)
+    for way, each in zip(("samples", "samples, data.keep_decoded"), taken, strict=True):
+        after = OURS / median(each)
+        per_s = f"{SAMPLES} samples {spread(reference)} s, {OURS} of ours {spread(each)} s; {WORKERS} workers each"
+        yield Row(f"{name}: {way}", "1/s", before, after, after / before, at_least(10), per_s)
 
 
 def drain(batches: DataLoader[Any]) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from engine.augment import Augmentation
 from engine.coco import IGNORED, Split
+from engine.decoded import DecodedImages
 from engine.distributed import ALONE, Ranks
 from engine.images import ImageError, read_rgb
 from engine.mask_cache import MaskCache
@@ -38,13 +39,16 @@ class SegmentationData(Dataset[Item]):
     It holds no list of annotations: loader workers would each grow their own copy of one.
     """
 
-    def __init__(self, split: Split, masks: MaskCache | None, augmentation: Augmentation | None) -> None:
+    def __init__(
+        self, split: Split, masks: MaskCache | None, augmentation: Augmentation | None, decoded: DecodedImages | None = None
+    ) -> None:
         paths = [path.encode() for path in split.paths()]
         self._paths = np.frombuffer(b"".join(paths), np.uint8)
         self._ends = np.cumsum([len(path) for path in paths])
         self.sizes = split.sizes
         self.masks = masks
         self.augmentation = augmentation
+        self.decoded = decoded
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -56,7 +60,7 @@ class SegmentationData(Dataset[Item]):
     def __getitem__(self, key: Key) -> Item:
         """Raises ImageError where the file is gone, damaged, or no longer of the json's size."""
         epoch, index = key
-        image = read_rgb(self.path(index))
+        image = read_rgb(self.path(index)) if self.decoded is None else self.decoded[index]
         labels = self.masks[index] if self.masks is not None else np.full(self.sizes[index], IGNORED, np.uint8)
         if image.shape[:2] != labels.shape:
             raise ImageError(f"{self.path(index)} is {image.shape[:2]} (height, width) but the json says {labels.shape}")

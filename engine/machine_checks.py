@@ -24,6 +24,8 @@ from engine.system import gpus
 GIB = 2**30
 PREFETCHED = 4
 """Batches that each loader worker has ready."""
+BATCHES_KEPT = PREFETCHED + 2
+"""Batches for which each keeps memory."""
 OPEN_FILES = 256
 """Of a training process without its loaders: libraries, logs, W&B."""
 PROCESS_BYTES = 2 * GIB
@@ -161,8 +163,8 @@ def _shared_memory(preset: Preset, train_size: tuple[int, int], val_size: tuple[
     folder = Path("/dev/shm")
     if not preset.data.workers or not folder.is_dir():
         return []
-    largest = max(height * width for height, width in filter(None, (train_size, val_size)))
-    needed = preset.data.workers * PREFETCHED * preset.data.batch_size * largest * 4  # RGB and label, a byte each
+    pixels = sum(height * width for height, width in filter(None, (train_size, val_size)))
+    needed = preset.data.workers * BATCHES_KEPT * preset.data.batch_size * pixels * 4  # RGB and label, a byte each
     free = shutil.disk_usage(folder).free
     if needed <= free:
         return []

@@ -18,6 +18,7 @@ from engine.augment import Augmentation
 from engine.catalogue import slow_transforms
 from engine.coco import Split, check_images
 from engine.dataset import SegmentationData, TrainingBatches, ValidationBatches, loader
+from engine.decoded import DecodedImages, decoded_images
 from engine.device import autocast, choose_device, choose_precision
 from engine.distributed import ALONE, Ranks, synchronised
 from engine.errors import Problem, RequestError
@@ -120,8 +121,9 @@ def prepare(preset: Preset, toggles: Toggles, caches: Path, progress: ReportProg
     balanced = class_weights(pixels)
     objective = Objective(preset.loss, len(train.classes), balanced).to(device)
     check_loss(objective, len(train.classes), device)
-    train_data = SegmentationData(train, masks["train"], augmentation)
-    val_data = SegmentationData(val, masks["val"], None)
+    decoded = _decoded(preset, toggles, {"train": train, "val": val}, caches, progress)
+    train_data = SegmentationData(train, masks["train"], augmentation, decoded.get("train"))
+    val_data = SegmentationData(val, masks["val"], None, decoded.get("val"))
     val_batches = ValidationBatches(val.sizes, preset.data.batch_size, ranks, parts)
     return Setup(
         preset=preset,
@@ -182,3 +184,12 @@ def _noticed(preset: Preset, train: Split, pixels: list[int]) -> list[str]:
 
 def _told_weights(classes: tuple[str, ...], weights: list[float]) -> str:
     return "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in zip(classes, weights, strict=True))
+
+
+def _decoded(
+    preset: Preset, toggles: Toggles, splits: dict[str, Split], caches: Path, progress: ReportProgress
+) -> dict[str, DecodedImages]:
+    """Nothing for a debug run: its few images would take the place of all."""
+    if not preset.data.keep_decoded or toggles.debug:
+        return {}
+    return {name: decoded_images(split, caches, partial(progress, f"decode {name}")) for name, split in splits.items()}

@@ -78,7 +78,7 @@ def preset_hash(table: Preset) -> str:
     Values at their default are left out: a later version that adds a field must be able to resume.
     """
     values = table.model_dump(exclude=BESIDE_THE_WEIGHTS, exclude_defaults=True)
-    for key in ("root", "allow_outside"):
+    for key in ("root", "allow_outside", "keep_decoded"):
         values.get("data", {}).pop(key, None)
     for key in ("resume_every", "on_oom"):
         values.get("train", {}).pop(key, None)

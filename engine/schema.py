@@ -59,6 +59,8 @@ class DataTable(Table):
     """Images in one step, over all devices together."""
     workers: NotNegative = 4
     """Data-loader processes of each device; 0 reads in the training process."""
+    keep_decoded: bool = False
+    """Decode the images once, and keep them below the runs' folder (3 bytes a pixel): for processors that cannot keep up with the GPU."""
     image_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     """[height, width] of a training image. Needed where training images differ in size; labels are judged at full size."""
     fit: Literal["resize", "crop"] = "resize"
