@@ -10,6 +10,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,8 @@ from engine.errors import Problem, RequestError
 
 HEADER = "image_id,PredictionString"
 MOST_ID = 254
+IMAGES_AT_ONCE = 32
+"""Rows that wait for their turn in memory."""
 # The digits of each id and a space, as bytes; unused places are 0 and are left out.
 DIGITS = np.array([list(f"{number} ".encode().ljust(4, b"\0")) for number in range(256)], np.uint8).view(np.uint32).ravel()
 SPACE = ord(" ")
@@ -35,14 +38,15 @@ def encode_row(image_id: str, labels: NDArray[np.uint8]) -> bytes:
 
 def encode_labels(labels: NDArray[np.uint8]) -> bytes:
     """Class ids as decimal numbers with one space between."""
-    text = DIGITS[labels.ravel()].view(np.uint8)
-    return np.compress(text != 0, text).tobytes()[:-1]
+    return DIGITS[labels.ravel()].tobytes().translate(None, b"\0")[:-1]
 
 
 def decode_labels(text: bytes) -> NDArray[np.uint8]:
     """The ids of a PredictionString. Raises ValueError, saying what it is that stands there, for anything but ids of 0..254."""
     ids, ends = _ids_at_their_ends(text)
-    return np.compress(ends, ids).astype(np.uint8, copy=False)
+    # No id is 255: what does not end one is made that, and left out, by the quickest way there is.
+    elsewhere = ends.view(np.uint8) - np.uint8(1)
+    return np.frombuffer((ids.astype(np.uint8, copy=False) | elsewhere).tobytes().translate(None, b"\xff"), np.uint8)
 
 
 def count_labels(text: bytes) -> tuple[int, int]:
@@ -214,10 +218,15 @@ def sole_decider(names: Sequence[str], weights: Sequence[Fraction] | Sequence[in
     return f"{names[heaviest]} decides every pixel: the others together weigh no more. A vote wants three members at least"
 
 
-def vote(readers: Sequence[SubmissionReader], weights: Sequence[int]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Each image of the first submission with the class ids that most of them give its pixels."""
-    for image_id in readers[0].image_ids:
-        yield image_id, majority(np.stack([reader[image_id] for reader in readers]), weights)
+def vote(readers: Sequence[SubmissionReader], weights: Sequence[int], pool: Executor) -> Iterator[bytes]:
+    """The rows of a submission: each image of the first one with the class ids that most of them give its pixels."""
+
+    def row(image_id: str) -> bytes:
+        return encode_row(image_id, majority(np.stack([reader[image_id] for reader in readers]), weights))
+
+    image_ids = readers[0].image_ids
+    for start in range(0, len(image_ids), IMAGES_AT_ONCE):
+        yield from pool.map(row, image_ids[start : start + IMAGES_AT_ONCE])
 
 
 def _few(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 from engine import atomic
@@ -12,7 +13,10 @@ from engine.events import Message, PredictionWritten
 from engine.jobs import Job
 from engine.predict_request import VoteRequest
 from engine.reporter import Reporter, task_progress
-from engine.submission import HEADER, SubmissionReader, encode_row, sole_decider, vote, whole_weights
+from engine.submission import HEADER, SubmissionReader, sole_decider, vote, whole_weights
+
+THREADS = min(os.cpu_count() or 1, 8)
+"""NumPy works without Python's lock."""
 
 
 def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], bool]) -> Job:
@@ -21,8 +25,9 @@ def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], b
     _check_out(request)
     progress = task_progress(report)
     readers = []
-    for number, path in enumerate(request.submissions, start=1):
-        readers.append(SubmissionReader(path))
+    pool = ThreadPoolExecutor(THREADS)
+    for number, reader in enumerate(pool.map(SubmissionReader, request.submissions), start=1):
+        readers.append(reader)
         progress("read submissions", number, len(request.submissions))
     for reader in readers[1:]:
         readers[0].same_images(reader)
@@ -33,8 +38,8 @@ def open_vote(request: VoteRequest, report: Reporter, stop_asked: Callable[[], b
             report(Message(level="warning", text=warning))
         with atomic.replacing(request.out) as file:
             file.write(HEADER.encode() + b"\n")
-            for done, (image_id, ids) in enumerate(vote(readers, weights), start=1):
-                file.write(encode_row(image_id, ids))
+            for done, row in enumerate(vote(readers, weights, pool), start=1):
+                file.write(row)
                 progress("vote", done, len(readers[0]))
                 if stop_asked():
                     raise Stopped
