@@ -23,51 +23,15 @@ from engine import preset
 from engine.coco import IGNORED
 from engine.dataset import TrainingBatches, ValidationBatches
 from engine.distributed import Several, join, leave
-from engine.events import EventReader, Message, Toggles
+from engine.events import Toggles
 from engine.objective import Objective
 from engine.prepare import prepare
-from engine.run import RunFolder
 from engine.schema import LossTable
 from engine.train import Trainer
-from tests.conftest import write_shapes
-from tests.training import Headless, kill, record, wait_for, write_preset
+from tests.ranks import EXACT, TWO, finished, folder_of, kill_a_rank, rank_of, start, weights, write_place
+from tests.training import Headless, kill, record, wait_for
 
 CLASSES = 3
-TWO = ("--deterministic", "--devices", "2", "--set", "train.resume_every=4")
-# No batch normalisation, whose statistics are each device's own; most pixels are ignored, and not as many in each image.
-EXACT = """
-[model]
-type = "Unet"
-encoder_name = "tu-convnext_atto"
-encoder_weights = "none"
-encoder_depth = 4
-decoder_channels = [32, 16, 16, 8]
-decoder_use_norm = "identity"
-
-[data]
-root = "{root}"
-batch_size = 4
-workers = 1
-background = "ignore"
-
-[augment]
-train = [{{ type = "HorizontalFlip", p = 0.5 }}]
-
-[loss]
-type = "CrossEntropyLoss"
-class_weights = "auto"
-
-[optimizer]
-type = "SGD"
-lr = 0.01
-momentum = 0.9
-
-[train]
-epochs = 4
-accumulate = 1
-precision = "fp32"
-clip_norm = 1.0
-"""
 
 
 class Rank(Several):
@@ -197,38 +161,7 @@ def test_what_ranks_tell_each_other(together: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("distributed")
-    root = write_shapes(folder / "data", train=26, val=7)
-    write_preset(folder, root)
-    (folder / "exact.toml").write_text(EXACT.format(root=root))
-    return folder
-
-
-def start(place: Path, name: str, runs: str, *arguments: str, **environment: str) -> Headless:
-    return Headless.start(place / name, "--runs", place / runs, *arguments, WANDB_MODE="disabled", OMP_NUM_THREADS="1", **environment)
-
-
-def finished(run: Headless) -> Headless:
-    assert run.finish(300) == 0, (run.stderr(), run.events[-3:])
-    return run
-
-
-def folder_of(run: Headless, place: Path, runs: str) -> Path:
-    return place / runs / run.of("run_started")[0]["run"]
-
-
-def writes_to(process: psutil.Process, log: str) -> bool:
-    return any(Path(file.path).name == log and file.fd == 1 for file in process.open_files())
-
-
-def rank_of(run: Path, number: int) -> psutil.Process:
-    """The process of a rank, by the log that it writes to."""
-    log = f"log-rank{number}.txt" if number else "log.txt"
-    return next(child for child in psutil.Process(record(run)["pid"]).children() if writes_to(child, log))
-
-
-def weights(run: Path) -> bytes:
-    return (run / "checkpoints" / "last.safetensors").read_bytes()
+    return write_place(tmp_path_factory.mktemp("distributed"))
 
 
 @pytest.fixture(scope="module")
@@ -297,65 +230,9 @@ def test_stopped_and_resumed_with_two(whole: Headless, place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_changes_nothing(whole: Headless, place: Path, victim: int) -> None:
-    runs = f"killed{victim}"
-    run = start(place, "tiny.toml", runs, *TWO)
-    run.until(lambda event: event["type"] == "step" and event["step"] >= 9)
-    path = folder_of(run, place, runs)
-    kill(rank_of(path, victim).pid)
-    finished(run)
-    told = [event["text"] for event in run.of("message") if "had died" in event["text"]]
-    assert len(told) == 1
-    assert "restart 1" in told[0]
-    second = run.of("run_started")[1]
-    assert 0 < second["resumed_step"] < 30
+def test_a_killed_rank_changes_nothing(whole: Headless, place: Path) -> None:
+    path = kill_a_rank(place, 1)
     assert weights(path) == weights(folder_of(whole, place, "whole"))
-    log = EventReader(path / "events.jsonl").read()
-    assert [event.seq for event in log] == list(range(1, len(log) + 1))
-    assert any(isinstance(event, Message) and "had died" in event.text for event in log)
-
-
-@pytest.mark.slow
-def test_after_the_last_restart_the_run_has_failed(place: Path) -> None:
-    run = start(place, "tiny.toml", "given_up", *TWO, "--set", "launch.max_restarts=0")
-    run.until(lambda event: event["type"] == "step")
-    path = folder_of(run, place, "given_up")
-    kill(rank_of(path, 1).pid)
-    assert run.finish() == 1
-    assert run.events[-1]["state"] == "failed"
-    assert "rank 1" in run.events[-1]["error"]
-    assert "SIGKILL" in run.events[-1]["error"]
-    assert record(path)["state"] == "failed"
-
-
-@pytest.mark.slow
-def test_the_killed_worker_takes_its_ranks_along_and_one_device_goes_on(place: Path) -> None:
-    run = start(place, "tiny.toml", "lost", *TWO)
-    run.until(lambda event: event["type"] == "step" and event["step"] >= 2)
-    path = folder_of(run, place, "lost")
-    ranks = psutil.Process(record(path)["pid"]).children()
-    kill(record(path)["pid"])
-    assert run.finish() == 1
-    assert run.events[-1]["state"] == "lost"
-    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 20)
-    assert RunFolder(path).read().state == "lost"
-    again = finished(Headless.start("--resume", path, "--devices", "1", WANDB_MODE="disabled", OMP_NUM_THREADS="1"))
-    assert again.of("run_started")[0]["world_size"] == 1
-    assert any("2 devices so far, now on 1" in event["text"] and "byte" in event["text"] for event in again.of("message"))
-
-
-@pytest.mark.slow
-def test_a_second_signal_ends_at_once(place: Path) -> None:
-    run = start(place, "tiny.toml", "twice", *TWO, "--set", "train.epochs=500")
-    run.until(lambda event: event["type"] == "step")
-    path = folder_of(run, place, "twice")
-    ranks = psutil.Process(record(path)["pid"]).children()
-    run.process.send_signal(signal.SIGTERM)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.finish() in (3, 130)  # the first may have been obeyed already
-    assert record(path)["state"] == "stopped"
-    wait_for(lambda: not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks), 20)
 
 
 @pytest.mark.slow
