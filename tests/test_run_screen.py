@@ -107,6 +107,22 @@ def test_stopping_from_the_run_screen_asks_and_a_dead_run_is_shown_as_lost(tmp_p
     play(tmp_path, scene)
 
 
+def test_a_warning_that_comes_while_one_looks_is_seen_whatever_the_view(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    run = told(new_run(tmp_path, "live", **running(sleeper)), [begun("live"), Message(level="warning", text="of long ago")])
+
+    async def scene(pilot: Pilot[None], app: SegtuiApp) -> None:
+        await until(pilot, lambda: names(app) == ["live"])
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen) and "running" in headline(app))
+        log = EventLog(run.events)
+        log.append(Message(level="warning", text="[b]one of the 2 processes had died", seq=3, time=time.time()))
+        log.close()
+        await until(pilot, lambda: "[b]one of the 2 processes had died" in said(app))
+        assert "of long ago" not in said(app)
+
+    play(tmp_path, scene)
+
+
 def test_a_failed_run_shows_its_error_first(tmp_path: Path) -> None:
     error = "CUDA out of memory [in layer 3]: lower data.batch_size"
     run = new_run(tmp_path, "broken", state="failed", error=error)

@@ -36,6 +36,8 @@ DRAW_S = 0.5
 BUDGET_S = 0.02
 """For reading events in one turn; the rest follows in the next, so that keys are answered between."""
 LOG_LINES = 2000
+NEWS_S = 10.0
+"""A warning no older than this is shown above the screen too."""
 
 
 class RunScreen(Screen[None]):
@@ -152,6 +154,8 @@ class RunScreen(Screen[None]):
             if isinstance(some, Message):
                 at = time.strftime("%H:%M:%S", time.localtime(some.time))
                 self.query_one(RichLog).write(Text(f"{at} {some.text}", style=level_style(some.level)))
+                if some.level != "info" and self.is_current and time.time() - some.time < NEWS_S:
+                    self.notify(some.text, severity="warning", markup=False)  # the log may be out of sight
 
     def _draw(self) -> None:
         if not self._dirty or not self.is_current or self.followed is None:
