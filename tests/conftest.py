@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.predicting import Segtui
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -77,3 +80,21 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         yield process
         process.kill()
+
+
+@pytest.fixture
+def segtui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Segtui]:
+    """The command line, in a folder of its own."""
+    from tests.predicting import command_line
+
+    with command_line(tmp_path, monkeypatch, capsys) as run:
+        yield run
+
+
+@pytest.fixture
+def one(shapes: Path) -> Path:
+    """The run `one` and the data it is of: validation images with ground truth, three test images without."""
+    from tests.predicting import write_run, write_test
+
+    write_test(shapes, [(64, 64), (64, 64), (50, 70)])
+    return write_run("one", shapes)

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +13,20 @@ import psutil
 
 from engine.box_queue import BoxQueue, Entry
 from engine.run import TICKET
+from tests.training import Command
 
 ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-m", "tui.cli"]
 ENVIRONMENT = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
 
-@dataclass
-class Queued:
-    """`segtui --headless A B ... --json` as a process; its lines as they come."""
-
-    process: subprocess.Popen[bytes]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+class Queued(Command):
+    """`segtui --headless A B ...`; a line for each change of the queue."""
 
     @classmethod
     def start(cls, *arguments: str | Path) -> Queued:
         command = [*CLI, "--headless", "--json", *map(str, arguments)]
         return cls(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT, cwd=ROOT))
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            row = json.loads(line)
-            self.rows.append(row)
-            yield row
-
-    def until(self, found: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        for row in self.read():
-            if found(row):
-                return row
-        raise AssertionError(f"ended without it: {self.stderr()}\n{self.rows[-3:]}")
-
-    def finish(self, timeout_s: float = 120) -> int:
-        for _ in self.read():
-            pass
-        return self.process.wait(timeout_s)
-
-    def stderr(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
 
 
 def queue_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

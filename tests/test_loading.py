@@ -8,7 +8,6 @@ import os
 import pickle
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,13 @@ from engine.loading import load_network
 from engine.model import IMAGENET_MEAN, IMAGENET_STD
 from engine.preset import from_dict
 from tests.conftest import write_shapes
-from tests.test_predict import (
+from tests.predicting import (
     CHANNELS,
     CLASSES,
     ENCODER,
     MEAN,
     STD,
     Segtui,
-    command_line,
     files_below,
     mask_of,
     preset_for,
@@ -59,12 +57,6 @@ type = "CrossEntropyLoss"
 type = "AdamW"
 lr = 1e-3
 """
-
-
-@pytest.fixture
-def segtui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Segtui]:
-    with command_line(tmp_path, monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

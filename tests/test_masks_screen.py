@@ -21,8 +21,8 @@ from engine.palette import class_colours
 from engine.prediction_record import read_record
 from engine.results import images_of
 from tests.conftest import write_shapes
+from tests.predicting import CLASSES, write_run
 from tests.screens import on, play, said, seen, until
-from tests.test_predict import CLASSES, write_run
 from tui.app import SegtuiApp
 from tui.cli import main
 from tui.mask_drawing import coloured, fitted, half_blocks, nearest

@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from engine.prediction_record import MemberRecord, PredictionRecord, Scored, read_record
+from tests.predicting import CLASSES, write_run
 from tests.screens import on, play, said, seen, until
-from tests.test_predict import CLASSES, write_run
 from tui.app import SegtuiApp
 from tui.screens.checkpoints import CheckpointsScreen
 from tui.screens.confirm import Confirm

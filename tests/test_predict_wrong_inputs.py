@@ -15,8 +15,8 @@ from PIL import Image
 
 from engine.errors import EXIT_REQUEST
 from tests.conftest import write_shapes
+from tests.predicting import CLASSES, Segtui, command_line, preset_for, weights_of, write_checkpoint, write_run, write_test
 from tests.test_loading import spoil_pickle, write_preset
-from tests.test_predict import CLASSES, Segtui, command_line, preset_for, weights_of, write_checkpoint, write_run, write_test
 from tests.test_wrong_inputs import listing
 
 Spoil = Callable[[Path], Any]

@@ -422,9 +422,9 @@ def test_runs_go_one_after_another_and_a_second_command_joins(tmp_path: Path, ru
     assert len({row["run"] for row in rows}) == 3
     times = [(entry.started, entry.ended) for entry in BoxQueue(runs).read().entries]
     assert all(before[1] <= after[0] for before, after in pairwise(times))  # type: ignore[operator]
-    states = [row["state"] for row in first.rows if row["id"] == 2]
+    states = [row["state"] for row in first.lines if row["id"] == 2]
     assert list(dict.fromkeys(states)) == ["queued", "starting", "running", "finished"]
-    assert [row["epoch"] for row in first.rows if row["id"] == 1][-1] == 2
+    assert [row["epoch"] for row in first.lines if row["id"] == 1][-1] == 2
 
 
 @pytest.mark.slow

@@ -66,29 +66,24 @@ def write_preset(folder: Path, root: Path) -> Path:
 
 
 @dataclass
-class Headless:
-    """`segtui --headless ... --json` as a process; its events as they come."""
+class Command:
+    """A command with `--json` as a process; the lines of its output as they come."""
 
     process: subprocess.Popen[bytes]
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def start(cls, *arguments: str | Path, **environment: str) -> Headless:
-        command = [sys.executable, "-m", "tui.cli", "--headless", "--json", *map(str, arguments)]
-        return cls(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment))
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
     def read(self) -> Iterator[dict[str, Any]]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            event = json.loads(line)
-            self.events.append(event)
-            yield event
+            told = json.loads(line)
+            self.lines.append(told)
+            yield told
 
-    def until(self, found: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        for event in self.read():
-            if found(event):
-                return event
-        raise AssertionError(f"ended without it: {self.stderr()}\n{self.events[-3:]}")
+    def until(self, found: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        for told in self.read():
+            if found(told):
+                return told
+        raise AssertionError(f"ended without it: {self.stderr()}\n{self.lines[-3:]}")
 
     def finish(self, timeout_s: float = 120) -> int:
         for _ in self.read():
@@ -98,6 +93,19 @@ class Headless:
     def stderr(self) -> str:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
+
+
+class Headless(Command):
+    """`segtui --headless PRESET`; its lines are the run's events."""
+
+    @classmethod
+    def start(cls, *arguments: str | Path, **environment: str) -> Headless:
+        command = [sys.executable, "-m", "tui.cli", "--headless", "--json", *map(str, arguments)]
+        return cls(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return self.lines
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["type"] == kind]
