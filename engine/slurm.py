@@ -231,21 +231,20 @@ def stop(run: RunFolder, record: RunRecord) -> None:
         if job.waits:
             _run("scancel", "--state=PENDING", number)  # never one that has begun since
             job = _job_of(record)
-        if job.state == "CANCELLED":
-            conclude(
-                run,
-                "stopped",
-                f"job {number} was cancelled before {'it' if record.resumed == record.epoch == 0 else 'its next turn'} began",
-            )
-        elif job.is_over:
+            if job.state == "CANCELLED":
+                turn = "its next turn" if run.events.exists() else "it"
+                conclude(run, "stopped", f"job {number} was cancelled before {turn} began")
+                return
+        if job.is_over:
             _settle(run, job)
+        elif job.state == "COMPLETING":  # between two turns
+            _run("scancel", number)
         else:
             _run("scancel", "--signal=INT", number)
     except RunError as error:
-        fix = f"on a host of its cluster: segtui stop, or scancel --signal=INT {number}"
-        raise RequestError(
-            Problem(f"is job {number} of Slurm's, and cannot be stopped from here: {error}", str(run.path), fix=fix)
-        ) from None
+        problem = f"is job {number} of Slurm's, and cannot be stopped from here: {error}"
+        fix = f"stop it on a host of its cluster (segtui stop, scancel --signal=INT {number}); delete it where that has forgotten it"
+        raise RequestError(Problem(problem, str(run.path), fix=fix)) from None
 
 
 def _job_of(record: RunRecord) -> Job:

@@ -182,12 +182,17 @@ def run_turn(request: Request) -> None:
 
 
 def _this_turn(request: Request, folder: RunFolder) -> Request:
-    """Where its nodes meet, and whether there is something to go on from."""
+    """Where its nodes meet, whether there is something to go on from, and what of the last turn has to be said."""
+    warnings = request.warnings
+    if _restarts():  # of the doctor's warnings the first turn has told
+        is_cut_off = folder.read().state != "queued"
+        warnings = ("the job's last turn was cut off, as where a node goes down; it goes on from the last saved state",) * is_cut_off
     launch = dict(request.preset["launch"])
     if launch["nodes"] > 1:
         port = FIRST_PORT + (int(os.environ["SLURM_JOB_ID"]) + _restarts()) % PORTS
         launch["rendezvous"] = f"{os.environ['SLURM_LAUNCH_NODE_IPADDR']}:{port}"  # of the job's first node: it needs no name
-    return replace(request, preset=request.preset | {"launch": launch}, resume=folder.path if folder.resume.exists() else None)
+    resume = folder.path if folder.resume.exists() else None
+    return replace(request, preset=request.preset | {"launch": launch}, resume=resume, warnings=warnings)
 
 
 def _restarts() -> int:

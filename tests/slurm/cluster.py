@@ -43,7 +43,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_min_interval=0,sched_interval=1,batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-ReturnToService=2
+ReturnToService=1
 KillWait=20
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
