@@ -200,12 +200,14 @@ class Launched:
 
 
 class Attached:
-    """A run started elsewhere, or finished: told from its files."""
+    """A run started elsewhere, or finished: told from its files; with `from_now`, without what it has told so far."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, from_now: bool = False) -> None:
         self.run: RunFolder | None = run
         self._folder = run
         self._reader = EventReader(run.events)
+        if from_now:
+            self._reader.offset = run.events.stat().st_size
         self._jobs = JobWatch()
         self._queued: Queued | None = None
         self._last: AnyEvent | None = None
@@ -219,7 +221,7 @@ class Attached:
         """A long history comes in blocks, one a call."""
         deadline = time.monotonic() + wait_s
         while True:
-            record = self._jobs.judged(self._folder, self._folder.read())
+            record = self._jobs.judged({self._folder: self._folder.read()})[self._folder]
             events = self._reader.read(BLOCK_BYTES) or self._news_of_job(record)
             if not events and record.state not in ("running", "queued"):
                 self._over = True

@@ -201,7 +201,7 @@ class RunLock:
         self._file.close()
 
 
-def conclude(run: RunFolder, state: State, cause: str) -> RunEnded:
+def conclude(run: RunFolder, state: State, cause: str | None) -> RunEnded:
     """Write the end that a dead worker could not write; it was the files' only writer, and it is gone.
 
     Where they cannot be written the event is told all the same: a record of a process that is gone reads as lost.
@@ -215,7 +215,8 @@ def conclude(run: RunFolder, state: State, cause: str) -> RunEnded:
             log.append(event)
         run.write(record)
     except OSError as error:
-        event.error = f"{cause}; and this could not be written to {run.path}: {error.strerror}"
+        told = f"{cause}; and this" if cause else "its end"
+        event.error = f"{told} could not be written to {run.path}: {error.strerror}"
     return event
 
 

@@ -192,27 +192,27 @@ class JobWatch:
     """What Slurm says of runs that are its jobs, for those who cannot wait: it is asked in a thread, every ten seconds at most."""
 
     def __init__(self) -> None:
-        self._wanted: dict[str, RunFolder] = {}
         self._jobs: dict[str, Job] | None = None
-        self._known: set[str] = set()
-        self._asked = 0.0
+        self._asked: set[str] = set()
+        self._asked_at = 0.0
         self._thread: threading.Thread | None = None
 
-    def judged(self, run: RunFolder, record: RunRecord) -> RunRecord:
-        """The record in the light of the last answer; until there is one, it is taken for what it was."""
-        if not is_open(record):
-            self._wanted.pop(record.slurm_job, None)
-            return record
-        self._wanted[record.slurm_job] = run
-        self._look()
-        if record.slurm_job not in self._known:
+    def judged(self, found: Mapping[RunFolder, RunRecord]) -> dict[RunFolder, RunRecord]:
+        """The records in the light of the last answer; until there is one, a run is taken for what it was."""
+        runs = {record.slurm_job: run for run, record in found.items() if is_open(record)}
+        if runs:
+            self._look(runs)
+        return {run: self._judged(record) if is_open(record) else record for run, record in found.items()}
+
+    def _judged(self, record: RunRecord) -> RunRecord:
+        if record.slurm_job not in self._asked:
             return msgspec.structs.replace(record, state="running", error=None) if record.state == "lost" else record
         return record if self._jobs is None else judged(record, self._jobs)
 
-    def _look(self) -> None:
-        is_new = not self._known >= self._wanted.keys()
-        if (self._thread is None or not self._thread.is_alive()) and (is_new or time.monotonic() - self._asked > ASKED_EVERY_S):
-            self._thread = threading.Thread(target=self._ask, args=(dict(self._wanted),), daemon=True, name="slurm")
+    def _look(self, runs: dict[str, RunFolder]) -> None:
+        is_due = not self._asked >= runs.keys() or time.monotonic() - self._asked_at > ASKED_EVERY_S
+        if is_due and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._ask, args=(runs,), daemon=True, name="slurm")
             self._thread.start()
 
     def _ask(self, runs: dict[str, RunFolder]) -> None:
@@ -220,7 +220,7 @@ class JobWatch:
             self._jobs = look_after(runs)
         except RunError:
             self._jobs = None
-        self._known, self._asked = set(runs), time.monotonic()
+        self._asked, self._asked_at = set(runs), time.monotonic()
 
 
 def stop(run: RunFolder, record: RunRecord) -> None:

@@ -249,7 +249,7 @@ def _after(folder: RunFolder, stop: JobSignals) -> int:
         return errors.EXIT_STOPPED
     number = os.environ["SLURM_JOB_ID"]
     if stop.by_user:
-        conclude(folder, "stopped", "asked to stop" if has_begun else "asked to stop before training began")
+        conclude(folder, "stopped", None if has_begun else "asked to stop before training began")
     elif why := slurm.requeue(number, _restarts(), has_begun=has_begun):
         conclude(folder, "stopped", why)
     else:

@@ -81,9 +81,9 @@ def attach(name: str, runs: Path, *, as_json: bool) -> int:
     return _watch(find_run(name, runs), _view(as_json))
 
 
-def _watch(run: RunFolder, view: View) -> int:
+def _watch(run: RunFolder, view: View, *, from_now: bool = False) -> int:
     """Until it is over, or until the user leaves: it goes on without us."""
-    followed = Attached(run)
+    followed = Attached(run, from_now=from_now)
     left: list[bool] = []
     signal.signal(signal.SIGINT, lambda _number, _frame: left.append(True))
     ended = _follow(followed, view, left)
@@ -99,8 +99,9 @@ def _watch(run: RunFolder, view: View) -> int:
 def stop(name: str, runs: Path) -> int:
     run = find_run(name, runs)
     launch.stop(run)
-    if run.read().ended is not None:  # a job that had not begun
-        print(f"{visible(str(run.path))} is {run.read().state}: {run.read().error}", file=sys.stderr)
+    record = run.read()
+    if record.ended is not None:  # a job that waited
+        print(f"{visible(str(run.path))} is {record.state}: {record.error}", file=sys.stderr)
         return EXIT_DONE
     print(f"asked {visible(str(run.path))} to stop after its step ...", file=sys.stderr)
     record = launch.wait_until_over(run, wait_s=120)
@@ -132,7 +133,7 @@ def _submit(table: Preset, toggles: Toggles, runs: Path, *, resume: Path | None 
         view.close(None)
         raise
     view.note(f"{visible(run.path.name)} is job {run.read().slurm_job} of Slurm's. Ctrl-C leaves it going; `segtui stop` stops it")
-    return _watch(run, view)
+    return _watch(run, view, from_now=resume is not None)
 
 
 def _examined(request: Request, view: View, *, elsewhere: bool = False) -> Request:

@@ -65,7 +65,7 @@ class RunState:
             case Message():
                 self.messages.append(event)
             case Queued():
-                self.queued = event
+                self.queued, self.ended = event, None
             case RunEnded():
                 self.ended, self.queued = event, None
 

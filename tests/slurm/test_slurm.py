@@ -97,11 +97,11 @@ def weights(run: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def has_no_gap(run: Path) -> bool:
+def has_no_gap(run: Path, steps_in_all: int = STEPS) -> bool:
     """Every event counted, every step of the whole run told."""
     events = EventReader(run / "events.jsonl").read()
     steps = {event.step for event in events if hasattr(event, "images_per_s")}
-    return [event.seq for event in events] == list(range(1, len(events) + 1)) and max(steps) == STEPS
+    return [event.seq for event in events] == list(range(1, len(events) + 1)) and steps == set(range(1, steps_in_all + 1))
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +160,9 @@ def test_stopped_resumed_and_preempted(slurm: Cluster, place: Path, undisturbed:
 
 
 def test_on_two_nodes_with_one_that_goes_down(slurm: Cluster, place: Path) -> None:
-    run = submit(place, "nodes", "--nodes", "2", "--set", "train.resume_every=4")
+    run = submit(place, "nodes", "--nodes", "2", "--set", "train.resume_every=4", "--set", "train.epochs=2")
     path = place / "nodes" / NAME
-    run.until(has_step(7))
+    run.until(has_step(5))
     job = record(path)["slurm_job"]
     assert run.of("run_started")[0]["world_size"] == 2
     slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
@@ -173,7 +173,9 @@ def test_on_two_nodes_with_one_that_goes_down(slurm: Cluster, place: Path) -> No
     assert run.of("run_started")[-1]["resumed_step"] >= 4
     assert record(path)["slurm_job"] == job
     assert {"log.txt", "log-rank1.txt"} <= {each.name for each in path.iterdir()}
-    assert has_no_gap(path)
+    assert [event for event in run.of("message") if "cut off" in event["text"]]
+    assert has_no_gap(path, steps_in_all=12)
+    slurm.wait(lambda: slurm.state(job) == "COMPLETED")
 
 
 def test_cancelled_in_slurm(slurm: Cluster, place: Path) -> None:

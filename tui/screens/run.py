@@ -246,7 +246,7 @@ class RunScreen(Screen[None]):
             request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
             if record.slurm_job:
                 slurm_job.submit(request)
-                self.app.call_from_thread(self.follow, Attached(run))
+                self.app.call_from_thread(self.follow, Attached(run, from_now=True), keep=True)
                 return
         except RequestError as error:
             self.app.call_from_thread(self.segtui.tell, error)

@@ -99,12 +99,14 @@ class RunsScreen(Screen[None]):
     def _read(self) -> None:
         if not self.is_current:
             return
-        found: dict[str, RunRecord | str] = {}
+        records: dict[RunFolder, RunRecord] = {}
+        unreadable: dict[str, str] = {}
         for run in all_runs(self.segtui.runs):
             try:
-                found[str(run.path)] = self._jobs.judged(run, self._records.read(run))
+                records[run] = self._records.read(run)
             except RequestError as error:
-                found[str(run.path)] = str(error)
+                unreadable[str(run.path)] = str(error)
+        found = {str(run.path): record for run, record in self._jobs.judged(records).items()} | unreadable
         self.app.call_from_thread(self._take, found, read_queue(self.segtui.runs))
 
     def _take(self, found: dict[str, RunRecord | str], queued: QueueRows) -> None:
