@@ -210,10 +210,15 @@ def _train(request: Request, folder: RunFolder, stop: JobSignals) -> int:
         return errors.EXIT_INTERRUPTED
     except RequestError as error:
         return _refused(folder, str(error), errors.EXIT_REQUEST)
-    except Exception:  # noqa: BLE001  a defect of ours, or a machine that fails: the run must have it
-        return _refused(folder, traceback.format_exc(), errors.EXIT_FAILED)
-    stop.work = work
-    log_to(folder.log, early_output)
+    except Exception as error:  # noqa: BLE001  a defect of ours, or a machine that fails: the run must have it
+        from engine.failures import in_one_line
+
+        traceback.print_exc()
+        return _refused(folder, f"{in_one_line(error, None)} ({folder.log.name} has more)", errors.EXIT_FAILED)
+    else:
+        stop.work = work
+    finally:
+        log_to(folder.log, early_output)
     return work.run_to_end()
 
 

@@ -173,7 +173,6 @@ def test_on_two_nodes_with_one_that_goes_down(slurm: Cluster, place: Path) -> No
     assert run.of("run_started")[-1]["resumed_step"] >= 4
     assert record(path)["slurm_job"] == job
     assert {"log.txt", "log-rank1.txt"} <= {each.name for each in path.iterdir()}
-    assert [event for event in run.of("message") if "cut off" in event["text"]]
     assert has_no_gap(path, steps_in_all=12)
     slurm.wait(lambda: slurm.state(job) == "COMPLETED")
 
@@ -241,14 +240,31 @@ def test_what_the_job_refuses_is_told(slurm: Cluster, place: Path) -> None:
     assert str(data) in record(path)["error"]
 
 
-def test_the_warning_before_its_time_is_over(slurm: Cluster, place: Path) -> None:
-    """Slurm sends it as this does. The job queues itself again then."""
+def test_warned_killed_and_requeued_by_hand(slurm: Cluster, place: Path) -> None:
+    """The warning before its time is over is sent as Slurm sends it. What kills the next turn is told in Slurm's words."""
     run, path = submit(place, "warned"), place / "warned" / NAME
     run.until(has_step(3))
     job = record(path)["slurm_job"]
     slurm.run("scancel", "--signal=TERM", job)
     run.until(lambda event: event["type"] == "message" and "next turn" in event["text"])
-    wait_for(lambda: "Restarts=1" in slurm.run("scontrol", "show", "job", job))
-    assert segtui("stop", path).returncode == 0
-    assert run.finish(TIMEOUT_S) == 3
+    run.until(has_step(8))
+    assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
+    for task in tasks(path):
+        task.kill()
+    assert run.finish(TIMEOUT_S) == 1
+    assert record(path)["state"] == "failed"
+    assert record(path)["error"].startswith(f"Slurm ended job {job}: FAILED")
+    slurm.run("scontrol", "requeue", job)
+    wait_for(lambda: record(path)["state"] == "running")
+    again = Headless(attached(path))
+    again.until(lambda event: event["type"] == "message" and "cut off" in event["text"])
+    slurm.run("scancel", job)  # as others stop a job; it may still save what it has
+    assert again.finish(TIMEOUT_S) == 3
     assert record(path)["state"] == "stopped"
+    assert record(path)["error"].startswith(f"Slurm ended job {job}")
+    assert record(path)["resumed"] == 2
+
+
+def attached(run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tui.cli", "attach", str(run), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT, cwd=ROOT)
