@@ -112,9 +112,11 @@ def read_jobs(text: str) -> dict[str, Job]:
 def _run(program: str, *options: str) -> str:
     """What it wrote. Raises RunError with what it complained of."""
     try:
-        done = subprocess.run([program, *options], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run([program, *options], capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False)
     except FileNotFoundError:
         raise RunError(f"there is no {program} on the PATH here") from None
+    except OSError as error:
+        raise RunError(f"{program} cannot be run here: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise RunError(f"{program} gave no answer in {ANSWER_S:.0f} s") from None
     if done.returncode:
@@ -148,7 +150,7 @@ def judged(record: RunRecord, jobs: Mapping[str, Job]) -> RunRecord:
     if job.waits:
         return msgspec.structs.replace(record, state="queued", error=None, slurm_says=job.wait)
     if record.state == "queued":
-        return msgspec.structs.replace(record, slurm_says=f"starts on {job.nodes}")
+        return msgspec.structs.replace(record, slurm_says=f"{'leaves' if job.state == 'COMPLETING' else 'starts on'} {job.nodes}")
     return msgspec.structs.replace(record, state="running", error=None)
 
 
@@ -216,11 +218,12 @@ class JobWatch:
             self._thread.start()
 
     def _ask(self, runs: dict[str, RunFolder]) -> None:
+        found = None
         try:
-            self._jobs = look_after(runs)
-        except RunError:
-            self._jobs = None
-        self._asked, self._asked_at = set(runs), time.monotonic()
+            with contextlib.suppress(RunError):
+                found = look_after(runs)
+        finally:
+            self._jobs, self._asked, self._asked_at = found, set(runs), time.monotonic()
 
 
 def stop(run: RunFolder, record: RunRecord) -> None:

@@ -17,13 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import preset
+from engine.checkup import CheckupRequest
+from engine.doctor import examine
 from engine.errors import RequestError
-from engine.events import Queued
+from engine.events import Queued, Toggles
 from engine.resuming import preset_hash
 from engine.run import RunFolder, RunRecord
 from engine.schema import Preset, SlurmTable
 from engine.slurm import OVER, WAITING, Job, judged, read_jobs, seconds
 from engine.slurm_job import as_job
+from tests.conftest import write_shapes
 from tests.screens import begun, new_run
 from tests.training import write_preset
 from tui import cli
@@ -87,6 +90,7 @@ def a_job(state: str, reason: str = "None", name: str = "PAN") -> dict[str, Job]
         ("queued", a_job("PENDING", "launch failed requeued held"), "queued", "waits: launch failed requeued held (scontrol release 7)"),
         ("lost", a_job("PENDING", "BeginTime"), "queued", "waits: BeginTime"),  # its last turn was killed
         ("queued", a_job("RUNNING"), "queued", "starts on n[1-2]"),
+        ("queued", a_job("COMPLETING"), "queued", "leaves n[1-2]"),  # between two turns
         ("running", a_job("RUNNING"), "running", ""),
         ("running", a_job("PENDING"), "running", ""),  # an older answer than what the run tells itself
         ("lost", a_job("RUNNING"), "running", ""),  # it has begun its next turn
@@ -234,3 +238,17 @@ def test_what_a_job_waits_for_is_shown_until_it_begins() -> None:
     assert str(state.queued) == "job 7 waits: Priority"
     state.add(begun("PAN"))
     assert state.queued is None
+
+
+def test_the_doctor_does_not_judge_this_machine_for_a_job(tmp_path: Path) -> None:
+    """A login node has no GPU; the job's nodes may."""
+    write_preset(tmp_path, write_shapes(tmp_path / "data"))
+    asked = table(tmp_path / "tiny.toml", f"data.root={tmp_path / 'data'}", "train.precision=fp16", "data.workers=200")
+    found = {}
+    for elsewhere in (False, True):
+        request = CheckupRequest(asked.model_dump(exclude_none=True), Toggles(), str(tmp_path / "runs"), elsewhere=elsewhere)
+        found[elsewhere] = examine(request, lambda *_: None)
+    assert {"precision", "workers"} <= {finding.about for finding in found[False].findings}
+    assert not {"precision", "workers", "memory", "open files"} & {finding.about for finding in found[True].findings}
+    assert found[True].images == found[False].images
+    assert found[True].checkpoint_bytes == found[False].checkpoint_bytes

@@ -133,7 +133,7 @@ def _train(given: list[str]) -> int:
     from tui import headless
 
     if options.resume:
-        where = True if as_job else False if launch else None  # --devices says: on this machine
+        where = True if as_job else False if options.devices is not None else None  # --devices says: on this machine
         return headless.resume(options.resume, slurm + launch, options.runs, as_job=where, as_json=options.json)
     if is_queued:
         from engine.events import Toggles
