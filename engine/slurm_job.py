@@ -76,10 +76,8 @@ def submit(request: Request) -> RunFolder:
     before = RunFolder(request.resume).read() if request.resume else None
     run = RunFolder(request.resume) if request.resume else claim(request.runs, table.run_name, debug=request.toggles.debug)
     try:
-        record = before or _new_record(run, table, request)
-        record.state, record.ended, record.error, record.traceback, record.slurm_job = "queued", None, None, None, ""
-        record = msgspec.structs.replace(record, **_submitter())
-        run.write(record)
+        unfinished = {"state": "queued", "ended": None, "error": None, "traceback": None, "slurm_job": ""}
+        run.write(msgspec.structs.replace(before or _new_record(run, table, request), **unfinished | _submitter()))
         number = _sbatch(run, replace(request, claimed=run.path, resume=None), table.launch.nodes, asked)
     except BaseException:
         if before:

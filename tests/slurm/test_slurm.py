@@ -143,6 +143,8 @@ def test_stopped_resumed_and_preempted(slurm: Cluster, place: Path, undisturbed:
     assert record(path)["state"] == "stopped"
     before = record(path)["slurm_job"]
     slurm.wait(lambda: slurm.state(before) == "FAILED")  # with the exit code of a run that was stopped
+    refused = segtui("--headless", "--resume", path, "--slurm", "partition=nowhere")
+    assert (refused.returncode, record(path)["state"], record(path)["slurm_job"]) == (2, "stopped", before)
     again = Headless.start("--resume", path, **ENVIRONMENT)  # a job again: it was one
     again.until(has_step(12))
     job = record(path)["slurm_job"]
