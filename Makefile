@@ -2,20 +2,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast faults check bench clean
+.PHONY: demo test fast faults slurm-test check bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/segtui --headless presets/demo.toml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults and not slurm"
 	$(BIN)/pytest -n auto --dist loadfile -m slow
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not faults and not slurm"
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder tests/faults --reliability docs/reliability.md
+
+slurm-test: $(VENV)/.installed-dev
+	tests/slurm/run $(BIN)/pytest tests/slurm
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

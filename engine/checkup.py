@@ -81,12 +81,16 @@ class Report(msgspec.Struct, kw_only=True, tag_field="type", tag="report"):
 
 
 class CheckupRequest(msgspec.Struct, frozen=True):
-    """`preset` is what its `model_dump(exclude_none=True)` gave, `runs` an absolute path."""
+    """`preset` is what its `model_dump(exclude_none=True)` gave, `runs` an absolute path.
+
+    `elsewhere`: another machine will train, and this one is not judged.
+    """
 
     preset: dict[str, Any]
     toggles: Toggles
     runs: str
     full: bool = False
+    elsewhere: bool = False
 
 
 class Checkup:

@@ -58,7 +58,11 @@ def examine(request: CheckupRequest, progress: TellProgress) -> Report:
             text = f"{error.filename or caches}: {error.strerror}: free some room, or name another folder with --runs"
             report.findings.append(Finding("error", "caches", text))
     tracking = TrackingCheck(table.wandb, toggles)  # a thread: not before those that fork
-    _examine_machine(report, table, toggles, runs, splits, facts)
+    if not request.elsewhere:
+        _examine_machine(report, table, splits, facts)
+    report.parameters = facts.parameters if facts else None
+    report.checkpoint_bytes = checkpoint_bytes(table, toggles, facts or TYPICAL)
+    report.findings += disk_findings(runs, table, toggles, facts)
     report.wandb, findings = tracking.result()
     report.findings += findings
     report.findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.level))
@@ -152,17 +156,12 @@ def _examine_network(report: Report, table: Preset, splits: dict[str, Split], ca
     return facts
 
 
-def _examine_machine(
-    report: Report, table: Preset, toggles: Toggles, runs: Path, splits: dict[str, Split], facts: ModelFacts | None
-) -> None:
+def _examine_machine(report: Report, table: Preset, splits: dict[str, Split], facts: ModelFacts | None) -> None:
     machine, findings = find_machine()
     report.device, report.precision = machine.name, expected_precision(table.train.precision, machine)
-    report.parameters = facts.parameters if facts else None
-    report.checkpoint_bytes = checkpoint_bytes(table, toggles, facts or TYPICAL)
     largest = max(_sizes(splits["val"]), key=_area) if "val" in splits else None
     report.findings += findings
     report.findings += machine_findings(machine, table, report.precision, facts, report.image_size, largest)
-    report.findings += disk_findings(runs, table, toggles, facts)
 
 
 def _errors(about: str, error: RequestError) -> list[Finding]:

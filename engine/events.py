@@ -45,6 +45,19 @@ class Images(msgspec.Struct, frozen=True):
     val: int
 
 
+class Queued(Event):
+    """A Slurm job that has not begun, or waits for its next turn. Told by who follows it, without a number: it is in no log.
+
+    `says` is what Slurm says of it ("waits: Resources"); empty until it was asked.
+    """
+
+    job: str
+    says: str = ""
+
+    def __str__(self) -> str:
+        return f"job {self.job} {self.says}".strip()
+
+
 class RunStarted(Event):
     """`resumed_step` and `resumed_epoch` are 0 for a fresh run; a reader drops what was told before of later steps and epochs."""
 
@@ -180,7 +193,18 @@ class RunEnded(Event):
 
 
 AnyEvent = (
-    RunStarted | Step | Epoch | Validation | PredictionStarted | PredictionWritten | Checkpoint | Progress | System | Message | RunEnded
+    Queued
+    | RunStarted
+    | Step
+    | Epoch
+    | Validation
+    | PredictionStarted
+    | PredictionWritten
+    | Checkpoint
+    | Progress
+    | System
+    | Message
+    | RunEnded
 )
 
 _encoder = msgspec.json.Encoder()

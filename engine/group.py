@@ -28,10 +28,10 @@ from engine.board import Board
 from engine.distributed import gpus
 from engine.errors import EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError
 from engine.events import decode
-from engine.launch import cause_of_signal, conclude
+from engine.launch import cause_of_signal
 from engine.rank import Outcome, train_as_rank
 from engine.reporter import Reporter
-from engine.run import RunFolder
+from engine.run import RunFolder, conclude
 from engine.schema import Preset
 from engine.session import open_session
 from engine.system import out_of_memory_kills

@@ -11,14 +11,17 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Protocol
 
-from engine import errors
+import msgspec
+
+from engine import errors, slurm
 from engine.errors import Problem, RequestError, RunError
-from engine.events import AnyEvent, EventLog, EventReader, RunEnded, State, decode
-from engine.run import RunFolder, RunRecord, process_is
+from engine.events import AnyEvent, EventReader, Queued, RunEnded, State, decode
+from engine.run import RunFolder, RunRecord, conclude, process_is
+from engine.slurm import JobWatch
 from engine.system import out_of_memory_kills
 from engine.worker import AnyRequest, Crashed, Refused, Request, main
 
@@ -197,12 +200,16 @@ class Launched:
 
 
 class Attached:
-    """A run started elsewhere, or finished: told from its files."""
+    """A run started elsewhere, or finished: told from its files; with `from_now`, without what it has told so far."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, from_now: bool = False) -> None:
         self.run: RunFolder | None = run
         self._folder = run
         self._reader = EventReader(run.events)
+        if from_now:
+            self._reader.offset = run.events.stat().st_size
+        self._jobs = JobWatch()
+        self._queued: Queued | None = None
         self._last: AnyEvent | None = None
         self._over = False
 
@@ -214,8 +221,8 @@ class Attached:
         """A long history comes in blocks, one a call."""
         deadline = time.monotonic() + wait_s
         while True:
-            record = self._folder.read()
-            events = self._reader.read(BLOCK_BYTES)
+            record = self._jobs.judged({self._folder: self._folder.read()})[self._folder]
+            events = self._reader.read(BLOCK_BYTES) or self._news_of_job(record)
             if not events and record.state not in ("running", "queued"):
                 self._over = True
                 if not isinstance(self._last, RunEnded):  # the record is written before the last event
@@ -229,10 +236,24 @@ class Attached:
     def stop(self) -> None:
         stop(self._folder)
 
+    def _news_of_job(self, record: RunRecord) -> list[AnyEvent]:
+        """That it waits, and what for; not in its log, which nobody writes meanwhile."""
+        before = self._queued
+        self._queued = Queued(job=record.slurm_job, says=record.slurm_says) if record.slurm_job and record.state == "queued" else None
+        if self._queued is None or self._queued == before:
+            return []
+        return [msgspec.structs.replace(self._queued, time=time.time())]
+
 
 def stop(run: RunFolder) -> None:
-    """Ask a run to stop after its step. Raises RequestError where it does not run, or runs on another machine."""
+    """Ask a run to stop after its step; a Slurm job that still waits is cancelled, and Slurm's programs may take seconds.
+
+    Raises RequestError where it does not run, or cannot be reached from this machine.
+    """
     record = run.read()
+    if slurm.is_open(record):
+        slurm.stop(run, record)
+        return
     if record.state not in ("running", "queued"):
         raise RequestError(Problem(f"is not running: it is {record.state}", file=str(run.path)))
     if record.host != socket.gethostname():
@@ -249,27 +270,11 @@ def wait_until_over(run: RunFolder, wait_s: float) -> RunRecord:
     """The record once the run's process has gone, or after `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     record = run.read()
-    while time.monotonic() < deadline and process_is(record.pid, record.pid_started, record.booted):
+    while time.monotonic() < deadline and (
+        run.read().ended is None if slurm.is_open(record) else process_is(record.pid, record.pid_started, record.booted)
+    ):
         time.sleep(0.1)
-    return run.read()
-
-
-def conclude(run: RunFolder, state: State, cause: str) -> RunEnded:
-    """Write the end that a dead worker could not write; it was the files' only writer, and it is gone.
-
-    Where they cannot be written the event is told all the same: a record of a process that is gone reads as lost.
-    """
-    record = run.read()
-    event = RunEnded(state=state, error=cause, time=time.time())
-    record.state, record.error, record.ended = state, cause, event.time
-    try:
-        with closing(EventLog(run.events)) as log:
-            event.seq = log.last_seq + 1
-            log.append(event)
-        run.write(record)
-    except OSError as error:
-        event.error = f"{cause}; and this could not be written to {run.path}: {error.strerror}"
-    return event
+    return slurm.read(run)
 
 
 def cause_of_signal(number: int, *, out_of_memory: bool) -> str:

@@ -7,6 +7,7 @@ arguments that the new type has too.
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import tomllib
@@ -200,6 +201,8 @@ def _override(text: str, merged: dict[str, Any]) -> Layer:
     try:
         value = tomllib.loads(f"value = {value_text}")["value"]
     except (ValueError, RecursionError):  # TOMLDecodeError is one; a number of thousands of digits is another
+        value = value_text.strip()
+    if isinstance(value, (datetime.date, datetime.time)):  # as in 08:00:00, which no key wants
         value = value_text.strip()
     if parts == ["extends"]:
         raise RequestError(Problem("cannot be overridden", file=name, key="extends", fix="write it in the file"))

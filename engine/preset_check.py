@@ -88,6 +88,8 @@ def _words(detail: Mapping[str, Any], path: KeyPath) -> tuple[str, str]:
         return f"{_shown(given)} is not allowed", did_you_mean(str(given), expected)
     if path == ("launch", "devices"):
         return f"{_shown(given)} is not allowed", 'write "auto" or a whole number from 1'
+    if path == ("launch", "slurm", "time") and kind == "string_pattern_mismatch":
+        return f"{_shown(given)} is no time", 'write "HH:MM:SS" or "D-HH:MM:SS"'
     if path[-1:] == ("class_weights",):
         return f"{_shown(given)} is not allowed", 'write "auto" or an array with one number per class'
     if kind in WANTED:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psutil
 from engine import atomic
 from engine.checkpoint_header import CheckpointHeader, HeaderError, read_header
 from engine.errors import Problem, RequestError, did_you_mean
-from engine.events import State, Toggles
+from engine.events import EventLog, RunEnded, State, Toggles
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -28,12 +28,15 @@ SILENT_S = 60.0
 """A run on another machine that has said nothing for this long is taken for lost."""
 TICKET = "SEGTUI_TICKET"
 """The variable by which a queue knows the process of an entry, and its run."""
+SLURM_JOB = "SEGTUI_SLURM_JOB"
+"""The variable by which a run knows that it is a Slurm job of its own, and not in somebody's session there."""
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
     """run.json. Times are unix seconds. `pid_started` tells a process from a later one with the same number; `booted` is the
     system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept). `ticket` is
     what a queue gave it. `parts` is into how many a batch is cut, one after the other, since it did not fit into memory.
+    `slurm_job` is the id of the Slurm job that it is; `slurm_says` is what becomes of it, and never in the file.
     """
 
     format: int = FORMAT
@@ -62,6 +65,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     ticket: str = ""
     resumed: int = 0
     parts: int = 1
+    slurm_job: str = ""
+    slurm_says: str = ""
     error: str | None = None
     traceback: str | None = None
 
@@ -114,6 +119,8 @@ class RunFolder:
         atomic.write(self.path / "run.json", msgspec.json.format(msgspec.json.encode(record), indent=2))
 
     def _is_alive(self, record: RunRecord) -> bool:
+        if record.slurm_job and record.state == "queued":
+            return True  # only Slurm knows better: `engine.slurm` asks it
         if record.host == socket.gethostname():
             return process_is(record.pid, record.pid_started, record.booted)
         try:
@@ -188,6 +195,29 @@ class RunLock:
             raise RequestError(
                 Problem("another process is running this run", file=str(folder.path), fix=f"watch it: segtui attach {folder.path}")
             ) from None
+
+    def release(self) -> None:
+        """Before this process is gone."""
+        self._file.close()
+
+
+def conclude(run: RunFolder, state: State, cause: str | None) -> RunEnded:
+    """Write the end that a dead worker could not write; it was the files' only writer, and it is gone.
+
+    Where they cannot be written the event is told all the same: a record of a process that is gone reads as lost.
+    """
+    record = run.read()
+    event = RunEnded(state=state, error=cause, time=time.time())
+    record.state, record.error, record.ended = state, cause, event.time
+    try:
+        with closing(EventLog(run.events)) as log:
+            event.seq = log.last_seq + 1
+            log.append(event)
+        run.write(record)
+    except OSError as error:
+        told = f"{cause}; and this" if cause else "its end"
+        event.error = f"{told} could not be written to {run.path}: {error.strerror}"
+    return event
 
 
 def find_run(name: str, runs: Path) -> RunFolder:

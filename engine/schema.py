@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SlurmTime = Annotated[str, Field(pattern=r"^((\d+-)?\d+(:[0-5]\d){2}|\d+-\d+(:[0-5]\d)?|\d+(:[0-5]\d)?)$")]
 
 
 class Table(BaseModel):
@@ -134,6 +135,42 @@ class TrainTable(Table):
     """On several GPUs: batch normalisation over the whole batch, not over each GPU's share of it."""
 
 
+class SlurmTable(Table):
+    """What a Slurm job is asked for with --slurm, beside launch.nodes. What is empty or 0 is left to the cluster."""
+
+    partition: str = ""
+    """The partition."""
+    time: SlurmTime = "08:00:00"
+    """Longest time of one turn, as D-HH:MM:SS; before it is over the run stops, is queued again and goes on from there."""
+    gpus_per_node: NotNegative = 0
+    """GPUs of each node; launch.devices follows it where it is "auto" or not set."""
+    cpus_per_task: NotNegative = 0
+    """CPU cores of each node: one for each device, and one for each of its data.workers."""
+    memory: str = ""
+    """Of each node, such as "64G"."""
+    account: str = ""
+    """Whom the job is charged to."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Features that its nodes must have."""
+    extra: dict[str, str | int | float | bool] = {}
+    """Any other long option of sbatch, as in { exclude = "node7", exclusive = true }."""
+
+    @property
+    def minutes(self) -> int:
+        """The time, rounded up."""
+        days, _, clock = self.time.rpartition("-")
+        parts = [int(part) for part in clock.split(":")]
+        if days:
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        elif len(parts) == 3:
+            hours, minutes, seconds = parts
+        else:
+            hours, minutes, seconds = (0, *parts, 0)[:3]
+        return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
 class LaunchTable(Table):
     """The processes that train together, one for each device. What is learned does not depend on them, but for rounding."""
 
@@ -145,6 +182,8 @@ class LaunchTable(Table):
     """host:port at which several machines meet: the name of one of them, and any free port there."""
     max_restarts: NotNegative = 3
     """How often the processes are started again, from the last state to resume from, where one of them dies."""
+    slurm: SlurmTable | None = None
+    """The job that --slurm submits."""
 
 
 class DebugTable(Table):

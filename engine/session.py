@@ -34,7 +34,7 @@ from engine.overlays import draw_overlays, save_overlays
 from engine.prepare import Setup, prepare
 from engine.reporter import Reporter, task_progress
 from engine.resuming import ResumeState, preset_hash, restore
-from engine.run import TICKET, RunFolder, RunLock, RunRecord, claim
+from engine.run import SLURM_JOB, TICKET, RunFolder, RunLock, RunRecord, claim
 from engine.schema import Preset
 from engine.snapshot import Snapshots
 from engine.system import Heartbeat, out_of_memory_kills
@@ -65,14 +65,17 @@ def open_session(
     if resumed:
         resumed.check_data(setup)
         setup.warnings += resumed.notes(setup)
-    run = resumed.run if resumed else claim(request.runs, table.run_name, debug=request.toggles.debug)
+    if resumed:
+        run = resumed.run
+    else:
+        run = RunFolder(request.claimed) if request.claimed else claim(request.runs, table.run_name, debug=request.toggles.debug)
     try:
         return Session(setup, run, resumed, report, stop_asked)
     except BaseException as error:
         if resumed:
             with contextlib.suppress(OSError):  # it says what it said before where it cannot be written
                 run.write(resumed.record)
-        else:
+        elif not request.claimed:
             shutil.rmtree(run.path, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             fix = "free some space there, or name another folder with --runs"
@@ -95,10 +98,10 @@ class Session:
             remove_leftovers(run)
         else:
             atomic.write(run.preset, preset.to_toml(setup.preset))
-            run.images.mkdir()
+            run.images.mkdir(exist_ok=True)  # a job may have begun before, and kept nothing to resume from
             if not setup.toggles.debug:
-                run.checkpoints.mkdir()
-        self.record = self._record(resumed)
+                run.checkpoints.mkdir(exist_ok=True)
+        self.record = self._record(resumed.record if resumed else queued_record(run))
         run.write(self.record)
         self.next_seq = report.open(EventLog(run.events))
         start_workers(setup.train_loader, setup.batches)
@@ -125,7 +128,10 @@ class Session:
         try:
             self.tell_start()
             state = self.train_and_save()
-            self.end(state)
+            if state == "stopped" and self.record.slurm_job:
+                self.hand_back()
+            else:
+                self.end(state)
             return errors.EXIT_DONE if state == "finished" else errors.EXIT_STOPPED
         except Exception as error:  # whatever it was: the record, the log and the listener must have it
             self.writer.settle()
@@ -260,6 +266,11 @@ class Session:
         self.run.write(self.record)
         self.report(RunEnded(state=state, error=error, traceback=trace))
 
+    def hand_back(self) -> None:
+        """Of a Slurm job that was told to stop: whether it has another turn is for `engine.slurm_job` to say."""
+        self.record.state = "queued"
+        self.run.write(self.record)
+
     def _explained(self, error: Exception) -> str:
         """The failure in one line, for those kinds that a user can do something about."""
         text = str(error).strip()
@@ -294,7 +305,7 @@ class Session:
             resumed_epoch=at.epoch - 1,
         )
 
-    def _record(self, resumed: ResumeState | None) -> RunRecord:
+    def _record(self, before: RunRecord | None) -> RunRecord:
         process, setup = psutil.Process(self.setup.ranks.pid), self.setup
         record = RunRecord(
             name=self.run.path.name,
@@ -320,10 +331,12 @@ class Session:
             wandb_id=secrets.token_hex(4),
             ticket=os.environ.get(TICKET, ""),
             parts=setup.parts,
+            slurm_job=os.environ.get(SLURM_JOB, ""),
         )
-        if resumed:
-            record.created, record.wandb_id, record.resumed = resumed.record.created, resumed.record.wandb_id, resumed.record.resumed + 1
-            record.ticket = resumed.record.ticket
+        if before:
+            record.created, record.wandb_id = before.created, before.wandb_id or record.wandb_id
+            record.resumed = before.resumed + self.run.events.exists()
+            record.ticket = before.ticket
         return record
 
     def _tracker(self, resumed: bool) -> Tracker:
@@ -368,6 +381,11 @@ def can_halve(table: Preset, parts: int, ranks: Ranks) -> bool:
     """Whether a rank's share of a batch, in so many parts, may be cut into twice as many."""
     share = table.data.batch_size // ranks.count
     return table.train.on_oom == "halve" and parts < MOST_PARTS and share % (2 * parts) == 0
+
+
+def queued_record(run: RunFolder) -> RunRecord | None:
+    """What a folder that was claimed before tells of its run; None of a new one."""
+    return run.read() if (run.path / "run.json").exists() else None
 
 
 def remove_leftovers(run: RunFolder) -> None:

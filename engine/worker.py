@@ -35,6 +35,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @dataclass(frozen=True)
 class Request:
     """What a launcher asks for. `preset` is the resolved preset as plain values; `resume` is a run's folder.
+    `claimed` is the folder of a run that was queued, and has not begun.
 
     `warnings` is what the doctor warned of, for the run's log; None where it was not asked: the worker then says what it notices itself.
     """
@@ -43,6 +44,7 @@ class Request:
     toggles: Toggles
     runs: Path
     resume: Path | None = None
+    claimed: Path | None = None
     warnings: tuple[str, ...] | None = None
 
 

@@ -101,6 +101,8 @@ def _train(given: list[str]) -> int:
     parser.add_argument("--devices", metavar="N", help='GPUs that train together, or "auto": all of them (default: the preset\'s, 1)')
     parser.add_argument("--nodes", metavar="N", help="machines that train together: the same command on each, with --rendezvous")
     parser.add_argument("--rendezvous", metavar="HOST:PORT", help="where they meet: the name of one of them, any free port there")
+    how = "as a Slurm job: the preset's table launch.slurm, and what is given here, such as partition=gpu,time=02:00:00"
+    parser.add_argument("--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help=how)
     parser.add_argument("--queue", action="store_true", help="queue even a single preset: it waits for its turn")
     parser.add_argument("--devices-per-run", type=int, metavar="N", help="of the devices that the queue shares out (default: 1)")
     _common(parser)
@@ -108,13 +110,22 @@ def _train(given: list[str]) -> int:
     if all(value == parser.get_default(name) for name, value in vars(options).items() if name != "runs"):
         return _screens(parser, options)
     _settle(options)
+    as_job = options.slurm is not None
+    slurm = _slurm_overrides(options)
     toggles = (options.debug, options.deterministic, options.private)
     is_queued = options.queue or len(options.presets) > 1
     launch = [f"launch.{key}={value}" for key in LAUNCH if (value := getattr(options, key)) is not None]
     if options.resume and (options.presets or options.overrides or any(toggles) or options.queue or options.devices_per_run):
-        raise RequestError("--resume takes its preset and toggles from the run: give nothing beside it but --runs, --json and --devices")
+        raise RequestError(
+            "--resume takes its preset and toggles from the run: give nothing beside it but --runs, --json, --devices and --slurm"
+        )
     if options.devices_per_run is not None and not is_queued:
         raise RequestError("--devices-per-run is for several presets, or one with --queue")
+    if as_job and (is_queued or options.rendezvous):
+        what = (
+            "--rendezvous: its nodes find each other" if options.rendezvous else "several presets or --queue: Slurm has a queue of its own"
+        )
+        raise RequestError(f"--slurm takes one preset, and no {what}")
     if not options.resume and not options.presets:
         raise RequestError("name a preset, as in `segtui --headless presets/pan.toml`, or a run to --resume")
     if not options.headless:
@@ -122,7 +133,8 @@ def _train(given: list[str]) -> int:
     from tui import headless
 
     if options.resume:
-        return headless.resume(options.resume, launch, options.runs, as_json=options.json)
+        where = True if as_job else False if options.devices is not None else None  # --devices says: on this machine
+        return headless.resume(options.resume, slurm + launch, options.runs, as_job=where, as_json=options.json)
     if is_queued:
         from engine.events import Toggles
         from tui import queueing
@@ -133,13 +145,36 @@ def _train(given: list[str]) -> int:
         return queueing.queue_up(options.presets, overrides, options.runs, Toggles(*toggles), devices, as_json=options.json)
     return headless.train(
         options.presets[0],
-        options.overrides + launch,
+        options.overrides + slurm + launch,
         options.runs,
+        as_job=as_job,
         debug=options.debug,
         deterministic=options.deterministic,
         private=options.private,
         as_json=options.json,
     )
+
+
+def _slurm_overrides(options: argparse.Namespace) -> list[str]:
+    """What --slurm gives, as overrides; keys of sbatch's own go to `launch.slurm.extra`, a preset that stood behind it to the presets."""
+    given = options.slurm or ""
+    if given and "=" not in given:
+        options.presets.append(given)
+        return []
+    if not given:
+        return []
+    from engine.schema import SlurmTable
+
+    overrides = []
+    for part in given.split(","):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise RequestError(f"--slurm {given}: {part!r} is not KEY=VALUE. Write for example --slurm partition=gpu,time=02:00:00")
+        known = SlurmTable.model_fields.get(key)
+        text = f'"{value}"' if known is not None and known.annotation is str else value
+        overrides.append(f"launch.slurm.{key if known is not None else f'extra.{key}'}={text}")
+    return overrides
 
 
 def _screens(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from engine import catalogue, launch, preset
+from engine import catalogue, launch, preset, slurm, slurm_job
 from engine.checkup import Checkup, CheckupRequest, Report
 from engine.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError, RunError
 from engine.events import AnyEvent, RunEnded, Toggles, encode
@@ -23,6 +23,9 @@ from engine.run import RunFolder, check_resumable, find_run
 from engine.visible import visible
 from engine.worker import AnyRequest, Request
 from tui.run_state import clock
+
+if TYPE_CHECKING:
+    from engine.schema import Preset
 
 POLL_S = 0.2
 TELL_EVERY_S, PRINT_EVERY_S = 2.0, 10.0
@@ -39,35 +42,56 @@ class View(Protocol):
     def close(self, run: RunFolder | None) -> None: ...
 
 
-def train(name: str, overrides: Sequence[str], runs: Path, *, debug: bool, deterministic: bool, private: bool, as_json: bool) -> int:
+def train(
+    name: str,
+    overrides: Sequence[str],
+    runs: Path,
+    *,
+    debug: bool,
+    deterministic: bool,
+    private: bool,
+    as_job: bool = False,
+    as_json: bool,
+) -> int:
+    """`as_job`: Slurm runs it, as the preset's table `launch.slurm` says."""
     if not catalogue.is_cached():
         print("reading what torch, segmentation-models-pytorch and albumentations offer (once per version) ...", file=sys.stderr)
     table = preset.load(name, overrides)
-    return _launch(Request(table.model_dump(exclude_none=True), Toggles(debug, deterministic, private), runs.absolute()), as_json=as_json)
+    toggles = Toggles(debug, deterministic, private)
+    if as_job:
+        return _submit(slurm_job.as_job(table), toggles, runs.absolute(), as_json=as_json)
+    return _launch(Request(table.model_dump(exclude_none=True), toggles, runs.absolute()), as_json=as_json)
 
 
-def resume(name: str, overrides: Sequence[str], runs: Path, *, as_json: bool) -> int:
-    """`overrides` are of the table `launch`: where it goes on."""
+def resume(name: str, overrides: Sequence[str], runs: Path, *, as_job: bool | None = None, as_json: bool) -> int:
+    """`overrides` are of the table `launch`: where it goes on. `as_job`: as a Slurm job, or not; None: as it was."""
     run = find_run(name, runs)
-    record = run.read()
+    record = slurm.read(run)
     if record.state in ("running", "queued"):
         raise RequestError(Problem("is running", file=str(run.path), fix=f"watch it: segtui attach {run.path}"))
     check_resumable(run, record)
     table = preset.load(run.preset, overrides, environment={}, run_programs=False)
-    request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
-    return _launch(request, as_json=as_json)
+    runs = run.path.parent.absolute()
+    if as_job or (as_job is None and record.slurm_job):
+        return _submit(slurm_job.as_job(table), record.toggles, runs, resume=run.path.absolute(), as_json=as_json)
+    return _launch(Request(table.model_dump(exclude_none=True), record.toggles, runs, resume=run.path.absolute()), as_json=as_json)
 
 
 def attach(name: str, runs: Path, *, as_json: bool) -> int:
-    run = find_run(name, runs)
-    followed = Attached(run)
-    view = _view(as_json)
+    return _watch(find_run(name, runs), _view(as_json))
+
+
+def _watch(run: RunFolder, view: View, *, from_now: bool = False) -> int:
+    """Until it is over, or until the user leaves: it goes on without us."""
+    followed = Attached(run, from_now=from_now)
     left: list[bool] = []
     signal.signal(signal.SIGINT, lambda _number, _frame: left.append(True))
     ended = _follow(followed, view, left)
     view.close(run)
     if ended is None:
-        print(f"left {visible(str(run.path))} running", file=sys.stderr)
+        record = run.read()
+        job = f" as job {record.slurm_job} of Slurm's" if record.slurm_job else ""
+        print(f"left {visible(str(run.path))} {record.state}{job}", file=sys.stderr)
         return EXIT_DONE
     return launch.exit_code(ended)
 
@@ -75,9 +99,13 @@ def attach(name: str, runs: Path, *, as_json: bool) -> int:
 def stop(name: str, runs: Path) -> int:
     run = find_run(name, runs)
     launch.stop(run)
+    record = run.read()
+    if record.ended is not None:  # a job that waited
+        print(f"{visible(str(run.path))} is {record.state}: {record.error}", file=sys.stderr)
+        return EXIT_DONE
     print(f"asked {visible(str(run.path))} to stop after its step ...", file=sys.stderr)
     record = launch.wait_until_over(run, wait_s=120)
-    if record.state == "running":
+    if record.state in ("running", "queued"):
         raise RunError(f"{run.path} is still busy with its step; it will stop after it")
     print(f"{visible(str(run.path))} is {record.state}", file=sys.stderr)
     return EXIT_DONE
@@ -94,19 +122,33 @@ def _launch(request: Request, *, as_json: bool) -> int:
     return run(request, view, "stopping after this step; once more ends at once")
 
 
-def _examined(request: Request, view: View) -> Request:
+def _submit(table: Preset, toggles: Toggles, runs: Path, *, resume: Path | None = None, as_json: bool) -> int:
+    """Hand a run to Slurm and follow it; Ctrl-C leaves it to Slurm."""
+    slurm.check_programs("sbatch", "squeue", "scancel")
+    request = Request(table.model_dump(exclude_none=True), toggles, runs, resume=resume)
+    view = _view(as_json)
+    try:
+        run = slurm_job.submit(request if resume else _examined(request, view, elsewhere=True))
+    except BaseException:
+        view.close(None)
+        raise
+    view.note(f"{visible(run.path.name)} is job {run.read().slurm_job} of Slurm's. Ctrl-C leaves it going; `segtui stop` stops it")
+    return _watch(run, view, from_now=resume is not None)
+
+
+def _examined(request: Request, view: View, *, elsewhere: bool = False) -> Request:
     """The request with what the doctor warns of. Raises RequestError with what it would refuse, KeyboardInterrupt where it is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = told = time.monotonic()
     every = TELL_EVERY_S if sys.stderr.isatty() else PRINT_EVERY_S
     try:
-        with closing(iter(Checkup(CheckupRequest(request.preset, request.toggles, str(request.runs))))) as answers:
+        with closing(iter(Checkup(CheckupRequest(request.preset, request.toggles, str(request.runs), elsewhere=elsewhere)))) as answers:
             for answer in answers:
                 if isinstance(answer, Report):
                     if answer.is_refused:
                         raise RequestError(Problem(finding.text) for finding in answer.findings if finding.level == "error")
                     if told > began:
-                        view.note("checked; starting: importing torch ...")
+                        view.note("checked" if elsewhere else "checked; starting: importing torch ...")
                     return replace(request, warnings=answer.warnings)
                 if time.monotonic() - told > every:
                     told = time.monotonic()

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.events import AnyEvent, Message, RunEnded, RunStarted, Step, Validation
+from engine.events import AnyEvent, Message, Queued, RunEnded, RunStarted, Step, Validation
 from engine.palette import class_colours
 from engine.run import RunFolder
 from tui.run_state import RunState, clock
@@ -59,11 +59,12 @@ class TerminalView:
     def _bars(self) -> RenderableType:
         state = self._state
         lines: list[RenderableType] = [Text(self._note, style="yellow")] if self._note else []
+        lines += [Text(str(state.queued), style="yellow")] if state.queued else []
         if state.progress is not None:
             done, total, per_s = state.progress.done, state.progress.total, state.progress.per_s
             left = f"{clock((total - done) / per_s)} left" if per_s else ""
             lines.append(bar(state.progress.task, done, total, left))
-        if state.started is not None and state.ended is None:
+        if state.started is not None and state.ended is None and state.queued is None:
             per_epoch, step = state.started.steps_per_epoch, state.done_steps
             epoch = min(step // per_epoch + 1, state.started.epochs) if per_epoch else 0
             in_epoch = step - (epoch - 1) * per_epoch
@@ -96,6 +97,8 @@ class PlainView:
                     self._print(validation_table(self._state))
                 case Message():
                     self._print(Text(f"{event.level}: {event.text}"))
+                case Queued() if event.says:
+                    self._print(Text(str(event)))
 
     def note(self, text: str) -> None:
         self._print(text)

@@ -12,19 +12,25 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import EXIT_DONE, RequestError
-from engine.run import SUFFIX, all_checkpoints, all_runs
+from engine import slurm
+from engine.errors import EXIT_DONE, RequestError, RunError
+from engine.run import SUFFIX, RunFolder, RunRecord, all_checkpoints, all_runs
 from engine.visible import visible
 
 
 def runs(folder: Path, *, as_json: bool) -> int:
     """Newest first. A record that cannot be read is a row that says so."""
     rows: list[dict[str, Any]] = []
+    jobs: dict[str, RunFolder] = {}
     for run in all_runs(folder):
         try:
-            rows.append(msgspec.to_builtins(run.read()) | {"path": str(run.path)})
+            record = run.read()
+            rows.append(msgspec.to_builtins(record) | {"path": str(run.path)})
+            if slurm.is_open(record):
+                jobs[record.slurm_job] = run
         except RequestError as error:
             rows.append({"name": run.path.name, "path": str(run.path), "state": "unreadable", "created": 0.0, "error": str(error)})
+    _ask_slurm(rows, jobs)
     rows.sort(key=lambda row: -row["created"])
     if as_json:
         return print_json(rows)
@@ -35,7 +41,7 @@ def runs(folder: Path, *, as_json: bool) -> int:
         [
             (
                 row["name"],
-                row["state"],
+                row["state"] + (f" (job {row['slurm_job']} {row['slurm_says']})" if row.get("slurm_says") else ""),
                 row.get("preset", ""),
                 f"{row['epoch']}/{row['epochs']}" if "epochs" in row else "",
                 score(row.get("best_mIoU")) + (f" @{row['best_epoch']}" if row.get("best_epoch") else ""),
@@ -47,6 +53,20 @@ def runs(folder: Path, *, as_json: bool) -> int:
         ],
     )
     return EXIT_DONE
+
+
+def _ask_slurm(rows: list[dict[str, Any]], jobs: dict[str, RunFolder]) -> None:
+    """Once for all that are its jobs, and nothing where there are none."""
+    if not jobs:
+        return
+    try:
+        found = slurm.look_after(jobs)
+    except RunError as error:
+        print(f"what Slurm says of jobs {', '.join(jobs)} is not known: {error}", file=sys.stderr)
+        return
+    for row in rows:
+        if row.get("slurm_job") in jobs:
+            row |= msgspec.to_builtins(slurm.judged(msgspec.convert(row, RunRecord), found))
 
 
 def checkpoints(folder: Path, *, as_json: bool) -> int:

@@ -55,7 +55,7 @@ def cells(path: str, record: RunRecord | str, curve: Sequence[Number]) -> tuple[
         (record.state, state_style(record.state)),
         (score(record.best_mIoU), "bold"),
         (f"@{record.best_epoch}" if record.best_epoch else "", "dim"),
-        spark,
+        (record.slurm_says.removeprefix("waits: "), style("note")) if record.state == "queued" else spark,
         (f"{record.epoch}/{record.epochs}", ""),
         (record.preset, ""),
         ("" if str(record.toggles) == "none" else str(record.toggles), ""),

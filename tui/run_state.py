@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.events import AnyEvent, Checkpoint, Epoch, Message, Progress, RunEnded, RunStarted, Step, System, Validation
+from engine.events import AnyEvent, Checkpoint, Epoch, Message, Progress, Queued, RunEnded, RunStarted, Step, System, Validation
 
 RECENT_STEPS = 50
 
@@ -25,6 +25,7 @@ class RunState:
     progress: Progress | None = None
     messages: list[Message] = field(default_factory=list)
     ended: RunEnded | None = None
+    queued: Queued | None = None
     _step_times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     _step_s: float | None = None
     _epoch_told: float = 0.0
@@ -38,7 +39,7 @@ class RunState:
     def add(self, event: AnyEvent) -> None:
         match event:
             case RunStarted():
-                self.started, self.ended = event, None
+                self.started, self.ended, self.queued = event, None, None
                 self.step = self.step if self.step and self.step.step <= event.resumed_step else None
                 self.epochs = [each for each in self.epochs if each.epoch <= event.resumed_epoch]
                 known = (each for each in self.validations if len(each.IoU) == len(event.classes))
@@ -63,8 +64,10 @@ class RunState:
                 self.progress = event
             case Message():
                 self.messages.append(event)
+            case Queued():
+                self.queued, self.ended = event, None
             case RunEnded():
-                self.ended = event
+                self.ended, self.queued = event, None
 
     @property
     def total_steps(self) -> int:

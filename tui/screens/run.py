@@ -209,15 +209,25 @@ class RunScreen(Screen[None]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                try:
-                    followed.stop()
-                    self.notify("stopping after this step")
-                except RequestError as error:
-                    self.segtui.tell(error)
+                self._stop(followed)
 
         is_debug = self.state.started is not None and self.state.started.toggles.debug
         after = "A debug run keeps nothing to resume from." if is_debug else "It can be resumed."
-        self.app.push_screen(Confirm(f"Stop this run after its step? {after}"), answered)
+        if self.state.queued is not None and self.state.started is None:
+            self.app.push_screen(Confirm(f"Cancel job {self.state.queued.job}? The run has not begun."), answered)
+        else:
+            self.app.push_screen(Confirm(f"Stop this run after its step? {after}"), answered)
+
+    @work(thread=True, group="stop", exit_on_error=False)
+    def _stop(self, followed: Followed) -> None:
+        """Slurm takes its time over what it is asked."""
+        try:
+            followed.stop()
+        except RequestError as error:
+            self.app.call_from_thread(self.segtui.tell, error)
+            return
+        if self.state.queued is None:
+            self.app.call_from_thread(self.notify, "stopping after this step")
 
     def action_resume(self) -> None:
         run = self.followed.run if self.followed else None
@@ -226,19 +236,25 @@ class RunScreen(Screen[None]):
 
     @work(thread=True, exclusive=True, group="resume", exit_on_error=False)
     def _resume(self, run: RunFolder) -> None:
-        from engine import preset  # with its schema as long in loading as the rest of this screen
+        from engine import preset, slurm, slurm_job  # with its schema as long in loading as the rest of this screen
+        from engine.launch import Attached
         from engine.worker import Request
 
         try:
-            record = run.read()
+            record = slurm.read(run)
             if record.state in ("running", "queued"):
                 raise RequestError(f"{run.path.name} is running")
             check_resumable(run, record)
-            table = preset.load(run.preset, environment={}, run_programs=False).model_dump(exclude_none=True)
+            table = preset.load(run.preset, environment={}, run_programs=False)
+            table = slurm_job.as_job(table) if record.slurm_job else table
+            request = Request(table.model_dump(exclude_none=True), record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
+            if record.slurm_job:
+                slurm_job.submit(request)
+                self.app.call_from_thread(self.follow, Attached(run, from_now=True), keep=True)
+                return
         except RequestError as error:
             self.app.call_from_thread(self.segtui.tell, error)
             return
-        request = Request(table, record.toggles, run.path.parent.absolute(), resume=run.path.absolute())
         self.app.call_from_thread(self.segtui.start, request)
 
     def action_copy(self) -> None:
@@ -250,7 +266,7 @@ def headline(state: RunState) -> Text:
     """mIoU now and best, where the run is and how long it takes; then what it is; then what the machine does."""
     last = state.validations[-1] if state.validations else None
     ended = state.ended
-    name = ended.state if ended else "running" if state.started else "starting"
+    name = ended.state if ended else "queued" if state.queued else "running" if state.started else "starting"
     text = Text()
     if ended and ended.error:
         text.append(f"{ended.error}\n", style=f"bold {style('bad')}")
@@ -262,10 +278,12 @@ def headline(state: RunState) -> Text:
     if started:
         epoch = min(state.done_steps // max(started.steps_per_epoch, 1) + 1, started.epochs)
         text.append(f"   epoch {epoch}/{started.epochs}  step {state.done_steps}/{state.total_steps}  ")
-        if not ended:
+        if not ended and not state.queued:
             text.append(f"{clock(state.seconds_left)} left  ", style="bold")
     text.append(name if started else f"   {name}", style=f"bold {state_style(name)}")
-    if state.progress and not ended:
+    if state.queued:
+        text.append(f"   {state.queued}", style=style("note"))
+    elif state.progress and not ended:
         text.append(f"   {state.progress.task} {state.progress.done}/{state.progress.total}", style=style("note"))
     text.append("\n")
     if started:

@@ -16,14 +16,17 @@ from textual.screen import Screen
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
+from engine import slurm
 from engine.box_queue import Where
 from engine.errors import RequestError
 from engine.events import Number
 from engine.run import EndedRuns, RunFolder, RunRecord, all_runs
+from engine.slurm import JobWatch
 from tui.comparing import MOST, RunColours
 from tui.run_rows import COLUMNS, ORDERS, cells, searched
 from tui.screens.confirm import Confirm, named
 from tui.sparkline import ValidationCurves
+from tui.themes import style
 from tui.widgets.filter import Filter
 from tui.widgets.footer import Footer
 from tui.widgets.listing import Cell, Listing
@@ -64,6 +67,7 @@ class RunsScreen(Screen[None]):
         """Paths in the order in which they were marked."""
         self._logs = ValidationCurves()
         self._records = EndedRuns()
+        self._jobs = JobWatch()
         self._were_live: set[str] = set()
         self._is_reading_logs = False
         self._curves: dict[str, tuple[Number, ...]] = {}
@@ -78,6 +82,7 @@ class RunsScreen(Screen[None]):
         yield QueueLine(lambda: self.segtui.runs)
         yield Listing(COLUMNS, self._cells)
         yield Static("", classes="note", id="empty")
+        yield Static("", id="job")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -94,12 +99,14 @@ class RunsScreen(Screen[None]):
     def _read(self) -> None:
         if not self.is_current:
             return
-        found: dict[str, RunRecord | str] = {}
+        records: dict[RunFolder, RunRecord] = {}
+        unreadable: dict[str, str] = {}
         for run in all_runs(self.segtui.runs):
             try:
-                found[str(run.path)] = self._records.read(run)
+                records[run] = self._records.read(run)
             except RequestError as error:
-                found[str(run.path)] = str(error)
+                unreadable[str(run.path)] = str(error)
+        found = {str(run.path): record for run, record in self._jobs.judged(records).items()} | unreadable
         self.app.call_from_thread(self._take, found, read_queue(self.segtui.runs))
 
     def _take(self, found: dict[str, RunRecord | str], queued: QueueRows) -> None:
@@ -147,10 +154,20 @@ class RunsScreen(Screen[None]):
         queued = [key for key in self._queued.entries if wanted(self._queued.searched(key))]
         shown = queued + [path for path in paths if wanted(searched(path, self._rows[path]))]
         self.query_one(Listing).show(shown, self._order)
+        self._show_job()
         empty = self.query_one("#empty", Static)
         empty.display = not shown
         if not shown:
             empty.update(Text("no run matches the filter: esc clears it" if self._rows else _nothing(self.segtui.runs)))
+
+    @on(Listing.Highlighted)
+    def _show_job(self) -> None:
+        """What Slurm says of the run under the cursor, in full."""
+        record = self._rows.get(self.query_one(Listing).selected or "")
+        job = self.query_one("#job", Static)
+        job.display = isinstance(record, RunRecord) and bool(record.slurm_says)
+        if isinstance(record, RunRecord) and record.slurm_says:
+            job.update(Text(f"{record.name}: job {record.slurm_job} {record.slurm_says}", style=style("note"), no_wrap=True))
 
     def _cells(self, path: str) -> Sequence[Cell]:
         if path in self._queued.entries:
@@ -240,21 +257,32 @@ class RunsScreen(Screen[None]):
                 self.notify("it has no run yet: x takes it out of the queue", severity="warning")
             return
 
-        def answered(yes: bool | None) -> None:
-            from engine.launch import stop
-
-            if not yes:
-                return
-            try:
-                stop(run)
-                self.notify(f"{run.path.name} stops after its step", markup=False)
-            except RequestError as error:
-                self.segtui.tell(error)
-
         record = self._rows.get(str(run.path))
+        job = record.slurm_job if isinstance(record, RunRecord) and record.state == "queued" else ""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._stop(run, f"job {job} was cancelled" if job else f"{run.path.name} stops after its step")
+
+        if job:
+            self.app.push_screen(Confirm(f"Cancel job {job}? {run.path.name} waits for its turn."), answered)
+            return
         is_debug = isinstance(record, RunRecord) and record.toggles.debug
         after = "A debug run keeps nothing to resume from." if is_debug else "It can be resumed."
         self.app.push_screen(Confirm(f"Stop {run.path.name} after its step? {after}"), answered)
+
+    @work(thread=True, group="stop", exit_on_error=False)
+    def _stop(self, run: RunFolder, said: str) -> None:
+        """Slurm takes its time over what it is asked."""
+        from engine.launch import stop
+
+        try:
+            stop(run)
+        except RequestError as error:
+            self.app.call_from_thread(self.segtui.tell, error)
+            return
+        self.app.call_from_thread(self.notify, said, markup=False)
+        self.app.call_from_thread(self._read)
 
     def action_delete(self) -> None:
         """The marked ones; with none marked, the one under the cursor."""
@@ -293,7 +321,7 @@ class RunsScreen(Screen[None]):
 def _deleted(run: RunFolder) -> str:
     """Delete a run's folder; what went wrong, else nothing."""
     try:
-        if run.read().state in ("running", "queued"):  # resumed since the question was asked
+        if slurm.read(run).state in ("running", "queued"):  # resumed since the question was asked
             return f"{run.path.name} runs again: stop it first"
     except RequestError:  # nobody can run what has no readable record
         pass
