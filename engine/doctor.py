@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from engine import model_facts, preset
+from engine.box_devices import devices
 from engine.catalogue import slow_transforms
 from engine.checkup import CheckupRequest, Finding, Level, Report, encode
 from engine.coco import MOST_SHOWN, Split, same_classes
@@ -28,6 +29,7 @@ from engine.machine_checks import expected_precision, find_machine, machine_find
 from engine.model_facts import TYPICAL, ModelFacts
 from engine.runs_checks import caches_of, checkpoint_bytes, disk_findings
 from engine.schema import Preset
+from engine.sharing import check_devices
 from engine.split_checks import SplitFacts, class_findings, json_problems, split_facts
 from engine.tracking_checks import TrackingCheck
 from engine.training_data import check_annotated, check_batch, data_root, training_size
@@ -162,6 +164,10 @@ def _examine_machine(report: Report, table: Preset, splits: dict[str, Split], fa
     largest = max(_sizes(splits["val"]), key=_area) if "val" in splits else None
     report.findings += findings
     report.findings += machine_findings(machine, table, report.precision, facts, report.image_size, largest)
+    try:
+        check_devices(table, len(devices()) if machine.kind == "cuda" else 0)
+    except RequestError as error:
+        report.findings += _errors("devices", error)
 
 
 def _errors(about: str, error: RequestError) -> list[Finding]:

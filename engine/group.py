@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from engine import preset
 from engine.board import Board
 from engine.distributed import gpus
-from engine.errors import EXIT_FAILED, EXIT_INTERRUPTED, Problem, RequestError
+from engine.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from engine.events import decode
 from engine.launch import cause_of_signal
 from engine.rank import Outcome, train_as_rank
@@ -34,6 +33,7 @@ from engine.reporter import Reporter
 from engine.run import RunFolder, conclude
 from engine.schema import Preset
 from engine.session import open_session
+from engine.sharing import check_devices, devices_here
 from engine.system import out_of_memory_kills
 from engine.worker import Accepted, Crashed, Refused, Request
 
@@ -48,10 +48,10 @@ MOST_HALVINGS = 3
 def open_training(request: Request, report: Reporter, stop_asked: Callable[[], bool]) -> Work:
     """The run in this process where it has one device, else in a group of processes. Raises RequestError."""
     table = preset.from_dict(request.preset)
-    devices = max(gpus(), 1) if table.launch.devices == "auto" else table.launch.devices
+    devices = devices_here(table, gpus())
     if devices * table.launch.nodes == 1 and table.train.on_oom == "fail":
         return open_session(request, report, stop_asked)
-    _check(table, devices)
+    check_devices(table, gpus())
     group = Group(request, table, devices, stop_asked)
     try:
         group.open(report)
@@ -59,21 +59,6 @@ def open_training(request: Request, report: Reporter, stop_asked: Callable[[], b
         group.abandon()
         raise
     return group
-
-
-def _check(table: Preset, devices: int) -> None:
-    launch, batch_size = table.launch, table.data.batch_size
-    ranks = devices * launch.nodes
-    if ranks > 1 and sys.platform != "linux":
-        raise RequestError(Problem("needs Linux where it is more than one", key="launch.devices", fix="set it to 1"))
-    if 0 < gpus() < devices:
-        raise RequestError(Problem(f"is {devices}, and there are only {gpus()} GPUs", key="launch.devices", fix="lower it"))
-    if batch_size % ranks:
-        fix = f"set it to {max(batch_size // ranks, 1) * ranks}, or use another number of devices"
-        raise RequestError(Problem(f"is {batch_size}, which cannot be shared out to {ranks} devices", key="data.batch_size", fix=fix))
-    if launch.nodes > 1 and not launch.rendezvous:
-        fix = "give the same on each machine, such as --rendezvous NAME:29400 with the name of one of them"
-        raise RequestError(Problem("is not set, and several machines have to meet", key="launch.rendezvous", fix=fix))
 
 
 class Group:

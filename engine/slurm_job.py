@@ -45,6 +45,7 @@ LAST_TURN_S = 120.0
 def as_job(table: Preset) -> Preset:
     """The preset as a job runs it: as many devices as it asks for. Raises RequestError where the two do not fit."""
     from engine.schema import SlurmTable
+    from engine.sharing import check_shares
 
     launch = table.launch
     asked = launch.slurm or SlurmTable()
@@ -54,11 +55,7 @@ def as_job(table: Preset) -> Preset:
     if gpus and devices != gpus:
         fix = f'write launch.devices = "auto", or {gpus}'
         raise RequestError(Problem(f"is {devices}, and the job asks for {gpus} GPUs", key="launch.devices", fix=fix))
-    ranks = launch.nodes * (1 if devices == "auto" else devices)
-    if table.data.batch_size % ranks:
-        fix = f"set it to {max(table.data.batch_size // ranks, 1) * ranks}, or use another number of devices"
-        problem = f"is {table.data.batch_size}, which cannot be shared out to {ranks} devices"
-        raise RequestError(Problem(problem, key="data.batch_size", fix=fix))
+    check_shares(table, launch.nodes * (1 if devices == "auto" else devices))
     return table.model_copy(update={"launch": launch.model_copy(update={"slurm": asked, "devices": devices})})
 
 

@@ -482,6 +482,16 @@ def more_workers_than_memory_holds(data: DataSet) -> Words:
     return "network and loader workers need about", "are free", "lower data.batch_size or data.workers"
 
 
+@defect("error", "devices", "data.batch_size=4", "launch.devices=3")
+def batches_that_cannot_be_shared_out(data: DataSet) -> Words:
+    return ("data.batch_size: is 4, which cannot be shared out to 3 devices. Set it to 3",)
+
+
+@defect("error", "devices", "data.batch_size=4", "launch.nodes=2")
+def machines_that_do_not_know_where_to_meet(data: DataSet) -> Words:
+    return "launch.rendezvous: is not set", "--rendezvous NAME:29400"
+
+
 @defect("warning", "W&B", 'wandb.mode="online"')
 def tracking_without_a_key(data: DataSet) -> Words:
     return 'wandb.mode is "online", and the run would be offline: there is no API key', "wandb login"
