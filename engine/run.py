@@ -36,7 +36,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     """run.json. Times are unix seconds. `pid_started` tells a process from a later one with the same number; `booted` is the
     system's start by the same clock, which may be put right while the run goes on (0 in records of before it was kept). `ticket` is
     what a queue gave it. `parts` is into how many a batch is cut, one after the other, since it did not fit into memory.
-    `slurm_job` is the id of the Slurm job that it is; `slurm_says` is what becomes of it, and never in the file.
+    `slurm_job` is the id of the Slurm job that it is; `slurm_says` is what that does where it does not train, as Slurm was asked.
     """
 
     format: int = FORMAT
@@ -208,7 +208,7 @@ def conclude(run: RunFolder, state: State, cause: str | None) -> RunEnded:
     """
     record = run.read()
     event = RunEnded(state=state, error=cause, time=time.time())
-    record.state, record.error, record.ended = state, cause, event.time
+    record.state, record.error, record.ended, record.slurm_says = state, cause, event.time, ""
     try:
         with closing(EventLog(run.events)) as log:
             event.seq = log.last_seq + 1

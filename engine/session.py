@@ -268,7 +268,7 @@ class Session:
 
     def hand_back(self) -> None:
         """Of a Slurm job that was told to stop: whether it has another turn is for `engine.slurm_job` to say."""
-        self.record.state = "queued"
+        self.record.state, self.record.slurm_says = "queued", "stops: its state is saved"
         self.run.write(self.record)
 
     def _explained(self, error: Exception) -> str:

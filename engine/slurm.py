@@ -144,13 +144,14 @@ def judged(record: RunRecord, jobs: Mapping[str, Job]) -> RunRecord:
         return msgspec.structs.replace(record, state="lost", error=gone)
     if job.is_over:
         state, cause = job.end
-        return msgspec.structs.replace(record, state=state, error=cause)
+        return msgspec.structs.replace(record, state=state, error=cause, slurm_says="")
     if record.state == "running":  # it tells so itself, and Slurm's answer may be older
         return record
     if job.waits:
         return msgspec.structs.replace(record, state="queued", error=None, slurm_says=job.wait)
     if record.state == "queued":
-        return msgspec.structs.replace(record, slurm_says=f"{'leaves' if job.state == 'COMPLETING' else 'starts on'} {job.nodes}")
+        does = f"{'leaves' if job.state == 'COMPLETING' else 'starts on'} {job.nodes}"
+        return msgspec.structs.replace(record, slurm_says=record.slurm_says or does)
     return msgspec.structs.replace(record, state="running", error=None)
 
 

@@ -253,7 +253,7 @@ def _after(folder: RunFolder, stop: JobSignals) -> int:
     elif why := slurm.requeue(number, _restarts(), has_begun=has_begun):
         conclude(folder, "stopped", why)
     else:
-        folder.write(msgspec.structs.replace(record, state="queued", error=None))
+        folder.write(msgspec.structs.replace(record, state="queued", error=None, slurm_says=""))
         with contextlib.closing(EventLog(folder.events)) as log:
             text = f"Slurm wants its nodes back, or the time is nearly over: job {number} waits for its next turn, and goes on from here"
             log.append(Message(level="info", text=text, seq=log.last_seq + 1, time=time.time()))

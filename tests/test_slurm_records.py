@@ -113,6 +113,14 @@ def test_a_record_in_the_light_of_what_slurm_says(state: str, jobs: dict[str, Jo
             assert (job.reason in found.error) == (job.reason != "None")
 
 
+def test_a_run_that_stops_says_so_itself() -> None:
+    """Its turn is not over yet, and Slurm knows only that."""
+    stopping = a_record(slurm_says="stops")
+    assert judged(stopping, a_job("RUNNING")).slurm_says == "stops"
+    assert judged(stopping, a_job("PENDING", "BeginTime")).slurm_says == "waits: BeginTime"
+    assert judged(stopping, a_job("CANCELLED")).slurm_says == ""
+
+
 def test_what_has_ended_is_not_judged() -> None:
     record = a_record(state="stopped", ended=1.0)
     assert judged(record, a_job("NODE_FAIL")) == record

@@ -140,7 +140,7 @@ def test_stopped_resumed_and_preempted(slurm: Cluster, place: Path, undisturbed:
     done = segtui("stop", path)
     assert done.returncode == 0, done.stderr
     assert run.finish(TIMEOUT_S) == 3, run.stderr()
-    assert record(path)["state"] == "stopped"
+    assert (record(path)["state"], record(path)["error"], record(path)["slurm_says"]) == ("stopped", None, "")
     before = record(path)["slurm_job"]
     slurm.wait(lambda: slurm.state(before) == "FAILED")  # with the exit code of a run that was stopped
     refused = segtui("--headless", "--resume", path, "--slurm", "partition=nowhere")
